@@ -1,0 +1,47 @@
+//! Types that the sidecar and control both speak.
+//!
+//! Shapes only: nothing in this crate opens a file, a socket or a clock. Everything is JSON on the wire; times are
+//! UTC instants in RFC 3339 with a `Z`, hashes are 64 lower-case hexadecimal digits of SHA-256 over the raw bytes,
+//! sizes are bytes.
+//!
+//! Conversation (the sidecar always dials, control always answers; bearer token in `Authorization`):
+//!
+//! | Call | Body | Answer |
+//! |---|---|---|
+//! | `POST /api/sidecar/check-in` | [`CheckIn`] | [`CheckInAnswer`] |
+//! | `POST /api/sidecar/changes` | [`ChangeBatch`] | [`ChangeBatchAnswer`] |
+//! | `PUT /api/sidecar/contents/<hash>` | raw bytes | 204 |
+//! | `GET /api/sidecar/contents/<hash>` | – | raw bytes |
+//! | `GET /api/sidecar/desired?generation=<g>&wait=<s>` | – | [`Desired`] |
+
+mod change;
+pub mod env;
+mod error;
+mod gateway;
+mod hash;
+mod sync;
+
+pub use change::{Action, Change, Source};
+pub use error::ErrorBody;
+pub use gateway::{GatewayExit, GatewayState, GatewayStatus};
+pub use hash::{ContentHash, ParseHashError};
+pub use jiff::Timestamp;
+pub use sync::{
+    Base, ChangeBatch, ChangeBatchAnswer, CheckIn, CheckInAnswer, Conflict, Desired, DesiredFile,
+    ParseBaseError,
+};
+
+/// Version of the sidecar protocol. A sidecar and a control that differ refuse each other with a clear error.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Port of the sidecar's own HTTP listener.
+pub const SIDECAR_PORT: u16 = 18790;
+
+/// Port of the OpenClaw gateway on the container's loopback interface.
+pub const GATEWAY_PORT: u16 = 18789;
+
+/// Most changes that one [`ChangeBatch`] may carry.
+pub const MAX_BATCH_CHANGES: usize = 500;
+
+/// Longest path, in bytes, that the file API and the sync accept.
+pub const MAX_PATH_BYTES: usize = 3072;
