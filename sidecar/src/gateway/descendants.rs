@@ -80,6 +80,15 @@ pub(super) fn reap(gateway: Option<Pid>) {
     }
 }
 
+/// How many orphans of a gateway wait to be reaped.
+#[cfg(test)]
+pub(super) fn zombies() -> usize {
+    strays(&table(), own_pid(), own_session())
+        .iter()
+        .filter(|stray| stray.zombie)
+        .count()
+}
+
 /// The descendants of `own_pid` that came from a gateway: below a child that is in a foreign session.
 fn strays(table: &[Entry], own_pid: i32, own_session: i32) -> Vec<Entry> {
     let mut children: HashMap<i32, Vec<&Entry>> = HashMap::new();
