@@ -1,5 +1,5 @@
 //! TEMP
-#![allow(dead_code, reason = "nothing calls the supervisor yet")]
+#![allow(dead_code, unused_imports, reason = "nothing calls the supervisor yet")]
 mod gateway;
 mod sys;
 fn main() {}

@@ -68,6 +68,13 @@ pub(super) async fn sweep(limit: Duration) {
     }
 }
 
+/// The ids of everything that came from the gateway, itself included, and of ourselves.
+pub(super) fn family() -> Vec<i32> {
+    let own = own_pid();
+    let strays = strays(&table(), own, own_session());
+    strays.iter().map(|entry| entry.pid).chain([own]).collect()
+}
+
 /// Reaps orphans of a running gateway that have ended.
 pub(super) fn reap(gateway: Option<Pid>) {
     let gateway = gateway.map_or(0, |pid| pid.as_raw_nonzero().get());

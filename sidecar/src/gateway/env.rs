@@ -119,7 +119,7 @@ pub(super) fn complete(config: &GatewayConfig) -> Vec<(String, String)> {
         ("OPENCLAW_DISABLE_BONJOUR", "1".to_owned()),
         // The version is the operator's decision.
         ("OPENCLAW_NO_AUTO_UPDATE", "1".to_owned()),
-        // It would write the environment, secrets included, to disk.
+        // What a command sees is what we set, not what a login shell on the volume adds.
         ("OPENCLAW_EXEC_SHELL_SNAPSHOT", "0".to_owned()),
     ];
     if let Some(secret) = &config.rpc_secret {

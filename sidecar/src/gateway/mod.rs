@@ -4,9 +4,9 @@
 //! |---|---|
 //! | `state` | what to do next: the pure transition function and its diagram |
 //! | `backoff`, `exit`, `env` | pure: delays, what an exit means, the child's environment |
-//! | `owner`, `tickets` | the task that owns the process and carries the decisions out, and who waits for it |
+//! | `owner`, `wait`, `tickets` | the task that owns the process and carries the decisions out; what it waits for; who waits for it |
 //! | `process`, `descendants` | starting it, and ending everything that it started |
-//! | `probe`, `rpc`, `drain` | talking to it |
+//! | `probe`, `port`, `rpc`, `drain` | talking to it, and to no other |
 //! | `logs`, `lines` | its output |
 //!
 //! [`start`] spawns the owner task; everybody else has a [`GatewayHandle`]. A request through the handle is answered
@@ -23,6 +23,7 @@ mod exit;
 mod lines;
 mod logs;
 mod owner;
+mod port;
 mod probe;
 mod process;
 mod rpc;
@@ -30,6 +31,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod tickets;
+mod wait;
 
 use std::path::PathBuf;
 use std::sync::Arc;

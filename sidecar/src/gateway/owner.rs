@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use rustix::process::Signal;
 use tokio::signal::unix::{self, SignalKind};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use winston_wire::{GatewayExit, GatewayState, GatewayStatus, Timestamp};
 
 use super::backoff::Jitter;
@@ -20,7 +20,8 @@ use super::exit::{self, Exit, Findings};
 use super::process::{self, Process};
 use super::state::{Action, Event, Moment, Phase, Probe, State, Why, step};
 use super::tickets::Tickets;
-use super::{AnswerSender, Command, GatewayConfig, Request, Shared, descendants, probe};
+use super::wait::{answer, child_ended, ended, probed, reached};
+use super::{AnswerSender, Command, GatewayConfig, Request, Shared, descendants, port, probe};
 
 /// Orphans are reaped together, this long after the first has ended.
 const REAP_PAUSE: Duration = Duration::from_millis(100);
@@ -58,6 +59,8 @@ pub(super) async fn run(
     };
     if process::has_config(&owner.config) {
         owner.handle(Input::ConfigReady).await;
+    } else {
+        owner.set_state(State::initial());
     }
     while owner.state.phase != Phase::ShutDown {
         let input = owner.next().await;
@@ -175,6 +178,15 @@ impl Owner {
 
     async fn probed(&mut self, kind: Probe, ok: bool) {
         match (kind, ok) {
+            (Probe::Startup, true)
+                if port::held_by_another(self.config.port, &descendants::family()) =>
+            {
+                // The gateway will find out by itself and end; until then it is not the one that answers.
+                tracing::debug!(
+                    port = self.config.port,
+                    "another process answers on the gateway's port"
+                );
+            }
             (Probe::Startup, true) => {
                 let took = self.spawned_at.elapsed().as_millis();
                 let took = u64::try_from(took).unwrap_or(u64::MAX);
@@ -357,46 +369,6 @@ impl Owner {
             };
             (kind, Box::pin(ask) as BoxFuture<'static, bool>)
         });
-    }
-}
-
-async fn ended(process: &mut Option<Process>) -> Exit {
-    match process {
-        Some(process) => process.ended().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn answer<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
-    match future {
-        Some(future) => future.await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn probed(probe: &mut Option<(Probe, BoxFuture<'static, bool>)>) -> (Probe, bool) {
-    match probe {
-        Some((kind, answer)) => (*kind, answer.await),
-        None => std::future::pending().await,
-    }
-}
-
-async fn reached(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn child_ended(children: &mut Option<unix::Signal>) {
-    match children {
-        Some(signal) => {
-            if signal.recv().await.is_none() {
-                // Never on Unix; if it were, this must not become a busy loop.
-                std::future::pending::<()>().await;
-            }
-        }
-        None => std::future::pending().await,
     }
 }
 

@@ -64,7 +64,7 @@ impl StandIn {
 
 async fn release(ctl: &Path) {
     let mut written = false;
-    super::eventually("the script waits", || {
+    super::rig::eventually("the script waits", || {
         // Without a reader, opening a FIFO like this fails.
         let ctl = std::fs::OpenOptions::new()
             .write(true)
@@ -84,7 +84,7 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) -> Option<()> {
     if head_text.contains("upgrade: websocket") {
         return rpc(stream, &shared).await;
     }
-    stream.read(&mut head).await.ok()?;
+    stream.read_exact(&mut head[..length]).await.ok()?;
     let known = head_text.starts_with("get /startupz ") || head_text.starts_with("get /healthz ");
     let status = if known {
         shared.status.load(Ordering::Relaxed)
