@@ -1,8 +1,5 @@
 //! What needs `unsafe`: the moment between `fork` and `exec`.
-#![allow(
-    unsafe_code,
-    reason = "there is no safe way to run code in a forked child"
-)]
+#![allow(unsafe_code, reason = "there is no safe way to run code in a forked child")]
 
 use nix::libc;
 use nix::sys::signal::SigSet;

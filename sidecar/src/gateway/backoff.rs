@@ -17,8 +17,8 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// `None` unless `0 < min <= max`: a delay of nothing would be a busy loop.
-    #[must_use]
+    /// Other bounds, for tests. `None` unless `0 < min <= max`: a delay of nothing would be a busy loop.
+    #[cfg(test)]
     pub(crate) const fn new(min: Duration, max: Duration) -> Option<Self> {
         if min.is_zero() || min.as_nanos() > max.as_nanos() {
             return None;
@@ -27,10 +27,7 @@ impl Backoff {
     }
 
     /// One second to one minute.
-    pub(crate) const STANDARD: Self = Self {
-        min: Duration::from_secs(1),
-        max: Duration::from_secs(60),
-    };
+    pub(crate) const STANDARD: Self = Self { min: Duration::from_secs(1), max: Duration::from_secs(60) };
 
     /// The delay after `failures` earlier failures in a row.
     pub(super) fn delay(&self, failures: u32, jitter: Jitter) -> Duration {
@@ -57,13 +54,8 @@ mod tests {
 
     #[test]
     fn the_ceiling_doubles_up_to_the_maximum() {
-        let ceilings: Vec<u64> = (0..8)
-            .map(|failures| {
-                Backoff::STANDARD
-                    .delay(failures, Jitter(u16::MAX))
-                    .as_secs()
-            })
-            .collect();
+        let ceilings: Vec<u64> =
+            (0..8).map(|failures| Backoff::STANDARD.delay(failures, Jitter(u16::MAX)).as_secs()).collect();
         assert_eq!(ceilings, [2, 4, 8, 16, 32, 60, 60, 60]);
         assert_eq!(Backoff::STANDARD.delay(7, Jitter(0)), SECOND);
     }

@@ -57,11 +57,7 @@ pub(super) async fn sweep(limit: Duration) {
             return;
         }
         if Instant::now() >= give_up {
-            tracing::warn!(
-                alive,
-                left = strays.len(),
-                "processes of the ended gateway remain"
-            );
+            tracing::warn!(alive, left = strays.len(), "processes of the ended gateway remain");
             return;
         }
         sleep(PAUSE).await;
@@ -90,10 +86,7 @@ pub(super) fn reap(gateway: Option<Pid>) {
 /// How many orphans of a gateway wait to be reaped.
 #[cfg(test)]
 pub(super) fn zombies() -> usize {
-    strays(&table(), own_pid(), own_session())
-        .iter()
-        .filter(|stray| stray.zombie)
-        .count()
+    strays(&table(), own_pid(), own_session()).iter().filter(|stray| stray.zombie).count()
 }
 
 /// The descendants of `own_pid` that came from a gateway: below a child that is in a foreign session.
@@ -104,13 +97,8 @@ fn strays(table: &[Entry], own_pid: i32, own_session: i32) -> Vec<Entry> {
     }
     let mut strays = Vec::new();
     let mut seen = HashSet::new();
-    let mut open: Vec<&Entry> = children
-        .get(&own_pid)
-        .into_iter()
-        .flatten()
-        .copied()
-        .filter(|child| child.session != own_session)
-        .collect();
+    let mut open: Vec<&Entry> =
+        children.get(&own_pid).into_iter().flatten().copied().filter(|child| child.session != own_session).collect();
     // The table is read while it changes, so it may claim circles.
     while let Some(entry) = open.pop() {
         if entry.pid != own_pid && seen.insert(entry.pid) {
@@ -133,10 +121,7 @@ fn kill(entry: &Entry) {
         Err(error) => Err(error),
     };
     match sent {
-        Ok(()) => tracing::info!(
-            pid = entry.pid,
-            "killed a process that the gateway left behind"
-        ),
+        Ok(()) => tracing::info!(pid = entry.pid, "killed a process that the gateway left behind"),
         Err(Errno::SRCH) => {}
         Err(error) => tracing::warn!(%error, pid = entry.pid, "left-over process not killed"),
     }
@@ -166,10 +151,7 @@ fn table() -> Vec<Entry> {
     let Ok(proc) = fs::read_dir("/proc") else {
         return Vec::new();
     };
-    proc.flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter_map(read_entry)
-        .collect()
+    proc.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter_map(read_entry).collect()
 }
 
 fn read_entry(pid: i32) -> Option<Entry> {
@@ -198,13 +180,7 @@ mod tests {
     use super::*;
 
     fn entry(pid: i32, parent: i32, session: i32) -> Entry {
-        Entry {
-            pid,
-            parent,
-            session,
-            zombie: false,
-            started: 1,
-        }
+        Entry { pid, parent, session, zombie: false, started: 1 }
     }
 
     fn stray_pids(table: &[Entry]) -> Vec<i32> {
@@ -234,36 +210,15 @@ mod tests {
 
     #[test]
     fn a_circle_in_a_torn_table_ends() {
-        let table = [
-            entry(20, 10, 20),
-            entry(21, 20, 20),
-            entry(20, 21, 20),
-            entry(10, 21, 5),
-        ];
+        let table = [entry(20, 10, 20), entry(21, 20, 20), entry(20, 21, 20), entry(10, 21, 5)];
         assert_eq!(stray_pids(&table), [20, 21]);
     }
 
     #[test]
     fn a_program_name_cannot_forge_the_fields() {
         let stat = b"77 (a) Z 1 1 1) S 10 77 70 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 9876 1 2";
-        assert_eq!(
-            parse_stat(stat),
-            Some(Entry {
-                pid: 77,
-                parent: 10,
-                session: 70,
-                zombie: false,
-                started: 9876,
-            })
-        );
-        for torn in [
-            &b""[..],
-            b"77",
-            b"77 (a",
-            b"77 (a)",
-            b"77 (a) S 1",
-            b") 1 (",
-        ] {
+        assert_eq!(parse_stat(stat), Some(Entry { pid: 77, parent: 10, session: 70, zombie: false, started: 9876 }));
+        for torn in [&b""[..], b"77", b"77 (a", b"77 (a)", b"77 (a) S 1", b") 1 ("] {
             assert_eq!(parse_stat(torn), None);
         }
     }
@@ -273,9 +228,6 @@ mod tests {
         let own = read_entry(own_pid()).expect("we exist");
         assert!(table().iter().any(|entry| entry.pid == own.pid));
         assert!(is_still(&own));
-        assert!(!is_still(&Entry {
-            started: own.started + 1,
-            ..own
-        }));
+        assert!(!is_still(&Entry { started: own.started + 1, ..own }));
     }
 }

@@ -40,13 +40,6 @@ pub(super) async fn ask(config: GatewayConfig, pid: u32) -> Result<(), DrainErro
         "target": { "pid": lock.pid, "ownerId": lock.owner_id, "port": lock.port },
         "restartIntent": { "force": true, "drainBudgetMs": budget },
     });
-    rpc::call(
-        port,
-        &secret,
-        "gateway.restart.request",
-        params,
-        limits.rpc_limit,
-    )
-    .await?;
+    rpc::call(port, &secret, "gateway.restart.request", params, limits.rpc_limit).await?;
     Ok(())
 }

@@ -79,30 +79,19 @@ pub(crate) fn inherited(
     own: impl IntoIterator<Item = (String, String)>,
     extra: &str,
 ) -> Result<Vec<(String, String)>, Vec<String>> {
-    let extra: Vec<&str> = extra
-        .split(',')
-        .map(str::trim)
-        .filter(|name| !name.is_empty())
-        .collect();
+    let extra: Vec<&str> = extra.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
     let mut mistakes: Vec<String> = extra.iter().filter_map(|name| mistake(name)).collect();
     let picked: Vec<(String, String)> = own
         .into_iter()
         .filter(|(name, value)| !value.is_empty() && (allowed(name) || extra.contains(&&**name)))
         .filter(|(name, _)| mistake(name).is_none())
         .collect();
-    let inspected = |(name, value): &(String, String)| {
-        name == "NODE_OPTIONS" && value.to_ascii_lowercase().contains("--inspect")
-    };
+    let inspected =
+        |(name, value): &(String, String)| name == "NODE_OPTIONS" && value.to_ascii_lowercase().contains("--inspect");
     if picked.iter().any(inspected) {
-        mistakes.push(
-            "WINSTON_GATEWAY_ENV passes NODE_OPTIONS on, which must not contain --inspect".into(),
-        );
+        mistakes.push("WINSTON_GATEWAY_ENV passes NODE_OPTIONS on, which must not contain --inspect".into());
     }
-    if mistakes.is_empty() {
-        Ok(picked)
-    } else {
-        Err(mistakes)
-    }
+    if mistakes.is_empty() { Ok(picked) } else { Err(mistakes) }
 }
 
 /// The whole environment of the gateway. What we set wins.
@@ -131,9 +120,7 @@ pub(super) fn complete(config: &GatewayConfig) -> Vec<(String, String)> {
         .filter(|(name, _)| ours.iter().all(|(own, _)| own != name))
         .cloned()
         .collect::<Vec<_>>();
-    let ours = ours
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), value.clone()));
+    let ours = ours.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
     inherited.into_iter().chain(ours).collect()
 }
 
@@ -154,9 +141,7 @@ fn allowed(name: &str) -> bool {
 }
 
 fn is_secret(name: &str) -> bool {
-    ["KEY", "TOKEN", "SECRET", "PASSWORD"]
-        .iter()
-        .any(|ending| name.to_ascii_uppercase().ends_with(ending))
+    ["KEY", "TOKEN", "SECRET", "PASSWORD"].iter().any(|ending| name.to_ascii_uppercase().ends_with(ending))
 }
 
 /// Why the gateway must not have this name, if so.
@@ -180,10 +165,7 @@ mod tests {
     use winston_wire::env::Secret;
 
     fn pairs(names: &[&str]) -> Vec<(String, String)> {
-        names
-            .iter()
-            .map(|name| ((*name).to_owned(), format!("value of {name}")))
-            .collect()
+        names.iter().map(|name| ((*name).to_owned(), format!("value of {name}"))).collect()
     }
 
     fn names(environment: &[(String, String)]) -> Vec<&str> {
@@ -237,27 +219,18 @@ mod tests {
 
     #[test]
     fn every_forbidden_extra_name_is_reported() {
-        for name in FORBIDDEN
-            .iter()
-            .chain(OURS)
-            .chain(&["WINSTON_X", "WINSTON_"])
-        {
+        for name in FORBIDDEN.iter().chain(OURS).chain(&["WINSTON_X", "WINSTON_"]) {
             let mistakes = inherited(pairs(&[name]), name).expect_err(name);
             assert!(mistakes[0].contains(name), "{mistakes:?}");
         }
-        let mistakes =
-            inherited(Vec::new(), "DATABASE_URL,WINSTON_A,HOME,FINE").expect_err("three");
+        let mistakes = inherited(Vec::new(), "DATABASE_URL,WINSTON_A,HOME,FINE").expect_err("three");
         assert_eq!(mistakes.len(), 3);
     }
 
     #[test]
     fn node_options_may_not_open_an_inspector() {
         let options = |value: &str| vec![("NODE_OPTIONS".to_owned(), value.to_owned())];
-        assert!(
-            inherited(options("--inspect"), "")
-                .expect("not asked")
-                .is_empty()
-        );
+        assert!(inherited(options("--inspect"), "").expect("not asked").is_empty());
         assert!(inherited(options("--max-old-space-size=800"), "NODE_OPTIONS").is_ok());
         for value in ["--inspect", "--enable-x --INSPECT-brk=0.0.0.0"] {
             assert!(inherited(options(value), "NODE_OPTIONS").is_err());
@@ -284,11 +257,8 @@ mod tests {
         inherited.extend(pairs(&["PATH", GATEWAY_TOKEN]));
         let complete = complete(&config(inherited));
         let value = |wanted: &str| {
-            let found: Vec<&str> = complete
-                .iter()
-                .filter(|(name, _)| name == wanted)
-                .map(|(_, value)| value.as_str())
-                .collect();
+            let found: Vec<&str> =
+                complete.iter().filter(|(name, _)| name == wanted).map(|(_, value)| value.as_str()).collect();
             assert_eq!(found.len(), 1, "{wanted}");
             found[0].to_owned()
         };
@@ -305,11 +275,7 @@ mod tests {
         environment.push(("SHORT_TOKEN".to_owned(), "abc".to_owned()));
         assert_eq!(
             secrets(&config(environment)),
-            [
-                "value of OPENAI_API_KEY",
-                "rpc-secret-for-tests",
-                "value of MY_PASSWORD",
-            ]
+            ["value of OPENAI_API_KEY", "rpc-secret-for-tests", "value of MY_PASSWORD",]
         );
     }
 }

@@ -54,19 +54,16 @@ pub(super) fn meaning(exit: Exit, findings: &Findings, stopping: Option<Why>) ->
             return "it was stopped because it did not become ready within the start budget".into();
         }
         Some(Why::Unresponsive) => {
-            return "it was stopped because it did not answer /healthz within the liveness budget"
-                .into();
+            return "it was stopped because it did not answer /healthz within the liveness budget".into();
         }
         Some(Why::Requested) => return asked(exit),
         None => {}
     }
     match exit {
         Exit::Code(0) => "it ended by itself in order, which is how it asks to be restarted".into(),
-        Exit::Code(1) => {
-            "it failed for a reason other than its configuration: a port in use, a lock, a \
+        Exit::Code(1) => "it failed for a reason other than its configuration: a port in use, a lock, a \
              replaced installation or the wrong Node.js version"
-                .into()
-        }
+            .into(),
         Exit::Code(CONFIG) => config_error(findings),
         Exit::Code(126 | 127) => {
             "its program could not be run: the interpreter (node) was not found in PATH or is not \
@@ -74,21 +71,11 @@ pub(super) fn meaning(exit: Exit, findings: &Findings, stopping: Option<Why>) ->
                 .into()
         }
         Exit::Code(code) => format!("it ended with code {code}, which it does not document"),
-        Exit::Signal(SIGKILL) => {
-            "it was killed (SIGKILL): out of memory, or by someone's hand".into()
-        }
-        Exit::Signal(SIGABRT) => {
-            "it aborted (SIGABRT): usually Node.js ran out of heap memory".into()
-        }
-        Exit::Signal(SIGSEGV) => {
-            "it crashed (SIGSEGV): a fault in Node.js or a native module".into()
-        }
-        Exit::Signal(SIGTERM) => {
-            "it was terminated (SIGTERM) by someone else before it could drain".into()
-        }
-        Exit::Signal(SIGHUP) => {
-            "it was ended by a hang-up (SIGHUP), which counts as a crash".into()
-        }
+        Exit::Signal(SIGKILL) => "it was killed (SIGKILL): out of memory, or by someone's hand".into(),
+        Exit::Signal(SIGABRT) => "it aborted (SIGABRT): usually Node.js ran out of heap memory".into(),
+        Exit::Signal(SIGSEGV) => "it crashed (SIGSEGV): a fault in Node.js or a native module".into(),
+        Exit::Signal(SIGTERM) => "it was terminated (SIGTERM) by someone else before it could drain".into(),
+        Exit::Signal(SIGHUP) => "it was ended by a hang-up (SIGHUP), which counts as a crash".into(),
         Exit::Signal(signal) => format!("it was ended by signal {signal}"),
         Exit::Unknown => "it ended, how is not known".into(),
     }
@@ -98,9 +85,7 @@ fn asked(exit: Exit) -> String {
     match exit {
         Exit::Code(0) => "it ended in order, as asked".into(),
         Exit::Signal(SIGTERM) => "it ended on SIGTERM, as asked, before it had started".into(),
-        Exit::Signal(SIGKILL) => {
-            "it was killed (SIGKILL) because it did not end within its grace".into()
-        }
+        Exit::Signal(SIGKILL) => "it was killed (SIGKILL) because it did not end within its grace".into(),
         Exit::Code(code) => format!("it was asked to stop and ended with code {code}"),
         Exit::Signal(signal) => format!("it was asked to stop and ended by signal {signal}"),
         Exit::Unknown => "it was asked to stop and ended, how is not known".into(),
@@ -127,26 +112,10 @@ mod tests {
     fn seventy_eight_is_not_always_the_configuration() {
         let cases = [
             (Findings::default(), "configuration was refused"),
+            (Findings { unwritable: Some("/data/.home".into()), ..Findings::default() }, "/data/.home is not writable"),
+            (Findings { other_owner: Some(42), ..Findings::default() }, "pid 42"),
             (
-                Findings {
-                    unwritable: Some("/data/.home".into()),
-                    ..Findings::default()
-                },
-                "/data/.home is not writable",
-            ),
-            (
-                Findings {
-                    other_owner: Some(42),
-                    ..Findings::default()
-                },
-                "pid 42",
-            ),
-            (
-                Findings {
-                    no_config: true,
-                    unwritable: Some("/data/.home".into()),
-                    other_owner: Some(42),
-                },
+                Findings { no_config: true, unwritable: Some("/data/.home".into()), other_owner: Some(42) },
                 "no openclaw.json",
             ),
         ];
@@ -158,10 +127,7 @@ mod tests {
 
     #[test]
     fn only_seventy_eight_without_a_config_waits_for_one() {
-        let none = Findings {
-            no_config: true,
-            ..Findings::default()
-        };
+        let none = Findings { no_config: true, ..Findings::default() };
         assert_eq!(end(Exit::Code(CONFIG), &none), End::NoConfig);
         assert_eq!(end(Exit::Code(CONFIG), &Findings::default()), End::Failed);
         assert_eq!(end(Exit::Code(1), &none), End::Failed);
@@ -177,9 +143,8 @@ mod tests {
             .chain([1, 6, 9, 11, 15, 31].map(Exit::Signal))
             .chain([Exit::Unknown]);
         let none = Findings::default();
-        let sentences: Vec<String> = exits
-            .flat_map(|exit| [None, Some(Why::Requested)].map(|why| meaning(exit, &none, why)))
-            .collect();
+        let sentences: Vec<String> =
+            exits.flat_map(|exit| [None, Some(Why::Requested)].map(|why| meaning(exit, &none, why))).collect();
         let mut unique = sentences.clone();
         unique.sort();
         unique.dedup();

@@ -26,11 +26,7 @@ pub(super) struct Cut<'a> {
 impl Splitter {
     /// `longest_secret` in bytes.
     pub(super) fn new(longest_secret: usize) -> Self {
-        Self {
-            head: Vec::new(),
-            capacity: LONGEST_LINE + longest_secret,
-            lost: 0,
-        }
+        Self { head: Vec::new(), capacity: LONGEST_LINE + longest_secret, lost: 0 }
     }
 
     /// Takes the next bytes and hands out every line that they complete.
@@ -58,10 +54,7 @@ impl Splitter {
     }
 
     fn emit(&mut self, each: &mut impl FnMut(Cut<'_>)) {
-        each(Cut {
-            head: &self.head,
-            lost: self.lost,
-        });
+        each(Cut { head: &self.head, lost: self.lost });
         self.head.clear();
         self.lost = 0;
     }
@@ -117,10 +110,7 @@ mod tests {
 
     #[test]
     fn lines_are_cut_wherever_the_chunks_end() {
-        assert_eq!(
-            lines(&[b"on", b"e\r\ntwo\n\nfo", b"ur"], &[]),
-            ["one", "two", "", "four"]
-        );
+        assert_eq!(lines(&[b"on", b"e\r\ntwo\n\nfo", b"ur"], &[]), ["one", "two", "", "four"]);
     }
 
     #[test]
@@ -144,26 +134,16 @@ mod tests {
         let start = LONGEST_LINE - 3;
         let line = format!("{}{secret} tail", "y".repeat(start));
         let cleaned = lines(&[line.as_bytes()], &[secret]).remove(0);
-        assert!(
-            cleaned.contains("y[redacted]… [5 more bytes]"),
-            "{}",
-            &cleaned[start..]
-        );
+        assert!(cleaned.contains("y[redacted]… [5 more bytes]"), "{}", &cleaned[start..]);
         assert_eq!(
-            lines(
-                &[b"bot123456:telegram-test-value/x and 123456:telegram"],
-                &[secret]
-            ),
+            lines(&[b"bot123456:telegram-test-value/x and 123456:telegram"], &[secret]),
             ["bot[redacted]/x and 123456:telegram"]
         );
     }
 
     #[test]
     fn a_secret_within_a_secret_is_replaced_with_it() {
-        assert_eq!(
-            lines(&[b"a-long-secret a-long"], &["a-long-secret", "a-long"]),
-            ["[redacted] [redacted]"]
-        );
+        assert_eq!(lines(&[b"a-long-secret a-long"], &["a-long-secret", "a-long"]), ["[redacted] [redacted]"]);
     }
 
     proptest! {

@@ -142,12 +142,7 @@ impl Logs {
 impl Ring {
     fn push(&mut self, stream: Stream, line: String) {
         self.bytes += line.len() + LINE_OVERHEAD;
-        self.lines.push_back(LogLine {
-            seq: self.next_seq,
-            time: Timestamp::now(),
-            stream,
-            line,
-        });
+        self.lines.push_back(LogLine { seq: self.next_seq, time: Timestamp::now(), stream, line });
         self.next_seq += 1;
         while self.bytes > RING_BYTES
             && let Some(oldest) = self.lines.pop_front()
@@ -160,10 +155,7 @@ impl Ring {
         let dropped = std::mem::take(&mut self.dropped);
         if dropped > 0 {
             tracing::warn!(target: "gateway", dropped, "gateway writes faster than its log is kept");
-            self.push(
-                Stream::Winston,
-                format!("{dropped} lines dropped: more than {RATE} per second"),
-            );
+            self.push(Stream::Winston, format!("{dropped} lines dropped: more than {RATE} per second"));
         }
     }
 }
@@ -178,15 +170,11 @@ impl Allowance {
     const PORTION: Duration = Duration::from_millis(200);
 
     fn full(now: Instant) -> Self {
-        Self {
-            left: BURST,
-            refilled: now,
-        }
+        Self { left: BURST, refilled: now }
     }
 
     fn take(&mut self, now: Instant) -> bool {
-        let portions =
-            now.saturating_duration_since(self.refilled).as_millis() / Self::PORTION.as_millis();
+        let portions = now.saturating_duration_since(self.refilled).as_millis() / Self::PORTION.as_millis();
         if let Ok(portions) = u32::try_from(portions)
             && portions > 0
         {
@@ -213,17 +201,11 @@ mod tests {
         let logs = Logs::new(vec!["hunter2-test-value".to_owned()]);
         read_all(&logs, b"one\ntwo\nthe token is hunter2-test-value").await;
         logs.note("ended".to_owned());
-        let tail: Vec<(u64, Stream, String)> = logs
-            .tail(2)
-            .into_iter()
-            .map(|line| (line.seq, line.stream, line.line))
-            .collect();
+        let tail: Vec<(u64, Stream, String)> =
+            logs.tail(2).into_iter().map(|line| (line.seq, line.stream, line.line)).collect();
         assert_eq!(
             tail,
-            [
-                (3, Stream::Stdout, "the token is [redacted]".to_owned()),
-                (4, Stream::Winston, "ended".to_owned()),
-            ]
+            [(3, Stream::Stdout, "the token is [redacted]".to_owned()), (4, Stream::Winston, "ended".to_owned()),]
         );
         assert_eq!(logs.tail(usize::MAX).len(), 4);
     }
@@ -243,14 +225,9 @@ mod tests {
         const LINES: usize = 3_000;
         let logs = Logs::new(Vec::new());
         read_all(&logs, &b"x\n".repeat(LINES)).await;
-        let (notes, kept): (Vec<LogLine>, Vec<LogLine>) = logs
-            .tail(usize::MAX)
-            .into_iter()
-            .partition(|line| line.stream == Stream::Winston);
-        let dropped: usize = notes
-            .iter()
-            .filter_map(|note| note.line.split(' ').next()?.parse::<usize>().ok())
-            .sum();
+        let (notes, kept): (Vec<LogLine>, Vec<LogLine>) =
+            logs.tail(usize::MAX).into_iter().partition(|line| line.stream == Stream::Winston);
+        let dropped: usize = notes.iter().filter_map(|note| note.line.split(' ').next()?.parse::<usize>().ok()).sum();
         assert_eq!(kept.len() + dropped, LINES);
     }
 

@@ -44,8 +44,8 @@ use winston_wire::{GatewayState, GatewayStatus, Timestamp};
 
 pub(crate) use self::backoff::Backoff;
 pub(crate) use self::env::inherited as inherited_environment;
+pub(crate) use self::logs::LogLine;
 use self::logs::Logs;
-pub(crate) use self::logs::{LogLine, Stream};
 
 /// Requests that may wait for the owner task to look at them.
 const INBOX: usize = 16;
@@ -119,6 +119,7 @@ pub(crate) struct Limits {
     pub(crate) ran_well: Duration,
 }
 
+// A whole stop stays below the grace that entrypoint gives us (`WINSTON_STOP_GRACE_SECONDS`, 25 s).
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -128,11 +129,11 @@ impl Default for Limits {
             probe_unresponsive: Duration::from_secs(1),
             probe_limit: Duration::from_secs(5),
             liveness_budget: Duration::from_secs(60),
-            drain: Duration::from_secs(10),
-            drain_margin: Duration::from_secs(5),
-            rpc_limit: Duration::from_secs(5),
-            term_grace: Duration::from_secs(20),
-            kill_wait: Duration::from_secs(5),
+            drain: Duration::from_secs(6),
+            drain_margin: Duration::from_secs(3),
+            rpc_limit: Duration::from_secs(3),
+            term_grace: Duration::from_secs(6),
+            kill_wait: Duration::from_secs(2),
             sweep: Duration::from_secs(2),
             backoff: Backoff::STANDARD,
             quick_ends: 5,
@@ -219,11 +220,7 @@ pub(crate) fn start(config: GatewayConfig) -> GatewayHandle {
     let shared = shared(GatewayState::WaitingForConfig, config.port, logs);
     let longest_stop = config.limits.longest_stop();
     tokio::spawn(owner::run(config, Arc::clone(&shared), commands));
-    GatewayHandle {
-        shared,
-        inbox: Some(inbox),
-        longest_stop,
-    }
+    GatewayHandle { shared, inbox: Some(inbox), longest_stop }
 }
 
 /// A handle without a gateway: its state is `Disabled`, every request is refused.
@@ -246,11 +243,7 @@ fn shared(state: GatewayState, port: u16, logs: Logs) -> Arc<Shared> {
         ready_after_ms: None,
         last_exit: None,
     };
-    Arc::new(Shared {
-        status: watch::Sender::new(status),
-        config_ready: Notify::new(),
-        logs,
-    })
+    Arc::new(Shared { status: watch::Sender::new(status), config_ready: Notify::new(), logs })
 }
 
 impl GatewayHandle {
@@ -307,10 +300,7 @@ impl GatewayHandle {
     async fn ask(&self, request: Request) -> Answer {
         let inbox = self.inbox.as_ref().ok_or(GatewayError::Disabled)?;
         let (answer, answered) = oneshot::channel();
-        inbox
-            .send(Command { request, answer })
-            .await
-            .map_err(|_| GatewayError::ShuttingDown)?;
+        inbox.send(Command { request, answer }).await.map_err(|_| GatewayError::ShuttingDown)?;
         answered.await.unwrap_or(Err(GatewayError::ShuttingDown))
     }
 }

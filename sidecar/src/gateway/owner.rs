@@ -30,11 +30,7 @@ const REAP_PAUSE: Duration = Duration::from_millis(100);
 const LOOK_LIMIT: Duration = Duration::from_secs(2);
 
 /// Runs until shutdown, or until every handle is gone.
-pub(super) async fn run(
-    config: GatewayConfig,
-    shared: Arc<Shared>,
-    inbox: mpsc::Receiver<Command>,
-) {
+pub(super) async fn run(config: GatewayConfig, shared: Arc<Shared>, inbox: mpsc::Receiver<Command>) {
     descendants::adopt_orphans();
     let children = unix::signal(SignalKind::child())
         .inspect_err(|error| tracing::warn!(%error, "orphans are reaped only after each end"))
@@ -139,8 +135,7 @@ impl Owner {
             }
             Input::Deadline => self.apply(Event::Deadline).await,
             Input::ChildEnded => {
-                self.reap_at
-                    .get_or_insert_with(|| Instant::now() + REAP_PAUSE);
+                self.reap_at.get_or_insert_with(|| Instant::now() + REAP_PAUSE);
             }
             Input::Reap => {
                 self.reap_at = None;
@@ -157,10 +152,7 @@ impl Owner {
         }
         let wants_start = matches!(request, Request::Start | Request::Restart);
         let waiting = self.state.phase == Phase::WaitingForConfig;
-        if wants_start
-            && (waiting || self.state.phase == Phase::Stopped)
-            && process::has_config(&self.config)
-        {
+        if wants_start && (waiting || self.state.phase == Phase::Stopped) && process::has_config(&self.config) {
             // Nobody has told us yet; the disk is as good a witness as the watcher.
             self.apply(Event::ConfigReady).await;
             if waiting {
@@ -178,21 +170,14 @@ impl Owner {
 
     async fn probed(&mut self, kind: Probe, ok: bool) {
         match (kind, ok) {
-            (Probe::Startup, true)
-                if port::held_by_another(self.config.port, &descendants::family()) =>
-            {
+            (Probe::Startup, true) if port::held_by_another(self.config.port, &descendants::family()) => {
                 // The gateway will find out by itself and end; until then it is not the one that answers.
-                tracing::debug!(
-                    port = self.config.port,
-                    "another process answers on the gateway's port"
-                );
+                tracing::debug!(port = self.config.port, "another process answers on the gateway's port");
             }
             (Probe::Startup, true) => {
                 let took = self.spawned_at.elapsed().as_millis();
                 let took = u64::try_from(took).unwrap_or(u64::MAX);
-                self.shared
-                    .status
-                    .send_modify(|status| status.ready_after_ms = Some(took));
+                self.shared.status.send_modify(|status| status.ready_after_ms = Some(took));
                 self.apply(Event::Started).await;
             }
             (Probe::Startup, false) => {}
@@ -223,12 +208,7 @@ impl Owner {
         tracing::info!(pid = process.id(), code, signal, meaning = %self.trouble, "gateway ended");
         self.ended = Some(process);
         // Published with the next change of state, so that nobody sees the one without the other.
-        self.last_exit = Some(GatewayExit {
-            at: Timestamp::now(),
-            code,
-            signal,
-            meaning: self.trouble.clone(),
-        });
+        self.last_exit = Some(GatewayExit { at: Timestamp::now(), code, signal, meaning: self.trouble.clone() });
         self.apply(Event::Exited(exit::end(exit, &findings))).await;
     }
 
@@ -247,10 +227,7 @@ impl Owner {
     async fn apply(&mut self, event: Event) {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
-            let moment = Moment {
-                now: self.origin.elapsed(),
-                jitter: jitter(),
-            };
+            let moment = Moment { now: self.origin.elapsed(), jitter: jitter() };
             let (next, actions) = step(&self.config.limits, &self.state, event, moment);
             for action in actions {
                 events.extend(self.carry_out(action).await);
@@ -278,9 +255,7 @@ impl Owner {
             Ok(process) => {
                 let pid = process.id();
                 tracing::info!(pid, "gateway process started");
-                self.shared
-                    .logs
-                    .note(format!("gateway started (pid {pid})"));
+                self.shared.logs.note(format!("gateway started (pid {pid})"));
                 self.process = Some(process);
                 self.spawned_at = Instant::now();
                 self.starts += 1;
@@ -308,19 +283,13 @@ impl Owner {
         self.shared.status.send_if_modified(|status| {
             let next = GatewayStatus {
                 state: to,
-                since: if from == to {
-                    status.since
-                } else {
-                    Timestamp::now()
-                },
+                since: if from == to { status.since } else { Timestamp::now() },
                 reason,
                 pid,
                 restarts,
                 port: status.port,
                 // Until it is known again: the time of the last process would look like this one's.
-                ready_after_ms: status
-                    .ready_after_ms
-                    .filter(|_| to != GatewayState::Starting),
+                ready_after_ms: status.ready_after_ms.filter(|_| to != GatewayState::Starting),
                 last_exit,
             };
             let changed = *status != next;
@@ -342,10 +311,9 @@ impl Owner {
                 Why::Unresponsive => "it did not answer within the liveness budget".into(),
             },
             Phase::Backoff { .. } => self.trouble.clone(),
-            Phase::CrashLooping { .. } => format!(
-                "{} quick ends in a row; the last: {}",
-                self.config.limits.quick_ends, self.trouble
-            ),
+            Phase::CrashLooping { .. } => {
+                format!("{} quick ends in a row; the last: {}", self.config.limits.quick_ends, self.trouble)
+            }
         }
     }
 

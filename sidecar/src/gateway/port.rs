@@ -14,9 +14,7 @@ pub(super) fn held_by_another(port: u16, ours: &[i32]) -> bool {
         .collect();
     let sockets: Vec<u64> = ours.iter().flat_map(|&pid| sockets(pid)).collect();
     // A process without a single socket is one that we may not look into.
-    !listeners.is_empty()
-        && !sockets.is_empty()
-        && listeners.iter().all(|inode| !sockets.contains(inode))
+    !listeners.is_empty() && !sockets.is_empty() && listeners.iter().all(|inode| !sockets.contains(inode))
 }
 
 /// The inodes of the sockets that listen on a port, from a table as in proc_net_tcp(5).
@@ -41,11 +39,7 @@ fn sockets(pid: i32) -> Vec<u64> {
         .filter_map(|descriptor| fs::read_link(descriptor.path()).ok())
         .filter_map(|target| {
             let target = target.to_str()?;
-            target
-                .strip_prefix("socket:[")?
-                .strip_suffix(']')?
-                .parse()
-                .ok()
+            target.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
         })
         .collect()
 }
@@ -94,10 +88,7 @@ mod tests {
             .expect("a stranger that holds the listener");
         let own = std::process::id().cast_signed();
         let theirs = stranger.id().cast_signed();
-        let seen = (
-            held_by_another(port, &[own]),
-            held_by_another(port, &[own, theirs]),
-        );
+        let seen = (held_by_another(port, &[own]), held_by_another(port, &[own, theirs]));
         stranger.kill().expect("killed");
         stranger.wait().expect("reaped");
         assert_eq!(seen, (true, false));

@@ -71,20 +71,12 @@ pub(super) fn spawn(config: &GatewayConfig, logs: &Logs) -> Result<Process, Spaw
         } else if source.kind() == io::ErrorKind::NotFound {
             SpawnError::NoProgram(config.program.clone())
         } else {
-            SpawnError::Refused {
-                program: config.program.clone(),
-                source,
-            }
+            SpawnError::Refused { program: config.program.clone(), source }
         }
     })?;
-    let pid = child
-        .id()
-        .and_then(|id| i32::try_from(id).ok())
-        .and_then(Pid::from_raw)
-        .ok_or_else(|| SpawnError::Refused {
-            program: config.program.clone(),
-            source: io::Error::other("it has no process id"),
-        })?;
+    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw).ok_or_else(|| {
+        SpawnError::Refused { program: config.program.clone(), source: io::Error::other("it has no process id") }
+    })?;
     let mut readers = Vec::new();
     if let Some(pipe) = child.stdout.take() {
         readers.push(tokio::spawn(logs.clone().read(pipe, Stream::Stdout)));
@@ -92,11 +84,7 @@ pub(super) fn spawn(config: &GatewayConfig, logs: &Logs) -> Result<Process, Spaw
     if let Some(pipe) = child.stderr.take() {
         readers.push(tokio::spawn(logs.clone().read(pipe, Stream::Stderr)));
     }
-    Ok(Process {
-        child,
-        pid,
-        readers,
-    })
+    Ok(Process { child, pid, readers })
 }
 
 impl Process {
@@ -151,18 +139,12 @@ pub(super) fn has_config(config: &GatewayConfig) -> bool {
 
 /// Looks for the causes of exit 78. Blocks on the disk.
 pub(super) fn investigate(config: &GatewayConfig, pid: u32) -> Findings {
-    let unwritable = [&config.state_dir, &config.home]
-        .into_iter()
-        .find(|directory| !writable(directory, config.identity))
-        .cloned();
+    let unwritable =
+        [&config.state_dir, &config.home].into_iter().find(|directory| !writable(directory, config.identity)).cloned();
     let other_owner = read_lock(config)
         .map(|lock| lock.pid)
         .filter(|&owner| owner != pid && Path::new("/proc").join(owner.to_string()).exists());
-    Findings {
-        no_config: !has_config(config),
-        unwritable,
-        other_owner,
-    }
+    Findings { no_config: !has_config(config), unwritable, other_owner }
 }
 
 /// Whether the gateway can create files in a directory. As root the kernel would say yes for ourselves, so for
@@ -200,9 +182,7 @@ pub(super) fn read_lock(config: &GatewayConfig) -> Option<Lock> {
         Some(identity) => identity.uid,
         None => rustix::process::geteuid().as_raw(),
     };
-    let path = config
-        .state_dir
-        .join(format!("tmp/openclaw-{uid}/gateway.state.lock"));
+    let path = config.state_dir.join(format!("tmp/openclaw-{uid}/gateway.state.lock"));
     let file = OpenOptions::new()
         .read(true)
         .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())

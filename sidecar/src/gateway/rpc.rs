@@ -44,11 +44,7 @@ pub(super) enum RpcError {
     #[error("the gateway closed the connection")]
     Closed,
     #[error("the gateway refused {method}: {code}: {message}")]
-    Refused {
-        method: String,
-        code: String,
-        message: String,
-    },
+    Refused { method: String, code: String, message: String },
     #[error("the gateway did not answer in time")]
     TimedOut,
 }
@@ -94,26 +90,15 @@ pub(super) async fn call(
     params: Value,
     limit: Duration,
 ) -> Result<Value, RpcError> {
-    tokio::time::timeout(limit, converse(port, secret, method, params))
-        .await
-        .unwrap_or(Err(RpcError::TimedOut))
+    tokio::time::timeout(limit, converse(port, secret, method, params)).await.unwrap_or(Err(RpcError::TimedOut))
 }
 
-async fn converse(
-    port: u16,
-    secret: &Secret,
-    method: &str,
-    params: Value,
-) -> Result<Value, RpcError> {
-    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))
-        .await
-        .map_err(RpcError::Connect)?;
-    let config = WebSocketConfig::default()
-        .max_message_size(Some(LARGEST_MESSAGE))
-        .max_frame_size(Some(LARGEST_MESSAGE));
+async fn converse(port: u16, secret: &Secret, method: &str, params: Value) -> Result<Value, RpcError> {
+    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.map_err(RpcError::Connect)?;
+    let config =
+        WebSocketConfig::default().max_message_size(Some(LARGEST_MESSAGE)).max_frame_size(Some(LARGEST_MESSAGE));
     let url = format!("ws://127.0.0.1:{port}/");
-    let (mut socket, _) =
-        tokio_tungstenite::client_async_with_config(url, stream, Some(config)).await?;
+    let (mut socket, _) = tokio_tungstenite::client_async_with_config(url, stream, Some(config)).await?;
     loop {
         if let Frame::Event { event } = receive(&mut socket).await?
             && event == "connect.challenge"
@@ -163,19 +148,10 @@ async fn request(
 /// The result, if this frame is the answer to request `id`.
 fn answer(frame: Frame, id: &str, method: &str) -> Option<Result<Value, RpcError>> {
     match frame {
-        Frame::Res {
-            id: answered,
-            ok,
-            payload,
-            error,
-        } if answered == id => Some(if ok {
+        Frame::Res { id: answered, ok, payload, error } if answered == id => Some(if ok {
             Ok(payload)
         } else {
-            Err(RpcError::Refused {
-                method: method.to_owned(),
-                code: error.code,
-                message: error.message,
-            })
+            Err(RpcError::Refused { method: method.to_owned(), code: error.code, message: error.message })
         }),
         _ => None,
     }
@@ -205,18 +181,12 @@ mod tests {
     #[test]
     fn recorded_frames_are_understood() {
         assert_eq!(
-            parse(
-                r#"{"type":"event","event":"connect.challenge","payload":{"nonce":"b18e","ts":1}}"#
-            ),
-            Frame::Event {
-                event: "connect.challenge".into()
-            }
+            parse(r#"{"type":"event","event":"connect.challenge","payload":{"nonce":"b18e","ts":1}}"#),
+            Frame::Event { event: "connect.challenge".into() }
         );
         assert_eq!(parse(r#"{"type":"tick","x":[1]}"#), Frame::Other);
         let hello = parse(r#"{"type":"res","id":"1","ok":true,"payload":{"protocol":4}}"#);
-        let payload = answer(hello, CONNECT, "connect")
-            .expect("ours")
-            .expect("ok");
+        let payload = answer(hello, CONNECT, "connect").expect("ours").expect("ok");
         assert_eq!(payload["protocol"], 4);
     }
 
@@ -224,12 +194,7 @@ mod tests {
     fn a_refusal_says_what_the_gateway_says() {
         let frame = r#"{"type":"res","id":"2","ok":false,"error":{"code":"INVALID_REQUEST","message":"no"}}"#;
         assert!(answer(parse(frame), CONNECT, "x").is_none());
-        let error = answer(parse(frame), CALL, "gateway.restart.request")
-            .expect("ours")
-            .expect_err("refused");
-        assert_eq!(
-            error.to_string(),
-            "the gateway refused gateway.restart.request: INVALID_REQUEST: no"
-        );
+        let error = answer(parse(frame), CALL, "gateway.restart.request").expect("ours").expect_err("refused");
+        assert_eq!(error.to_string(), "the gateway refused gateway.restart.request: INVALID_REQUEST: no");
     }
 }

@@ -57,28 +57,12 @@ pub(super) struct State {
 pub(super) enum Phase {
     WaitingForConfig,
     Stopped,
-    Starting {
-        budget_ends: Duration,
-    },
-    Ready {
-        since: Duration,
-    },
-    Unresponsive {
-        ready_since: Duration,
-        budget_ends: Duration,
-    },
-    Stopping {
-        why: Why,
-        then: Then,
-        step: StopStep,
-        step_ends: Duration,
-    },
-    Backoff {
-        until: Duration,
-    },
-    CrashLooping {
-        retry_at: Duration,
-    },
+    Starting { budget_ends: Duration },
+    Ready { since: Duration },
+    Unresponsive { ready_since: Duration, budget_ends: Duration },
+    Stopping { why: Why, then: Then, step: StopStep, step_ends: Duration },
+    Backoff { until: Duration },
+    CrashLooping { retry_at: Duration },
     ShutDown,
 }
 
@@ -203,9 +187,7 @@ impl Phase {
     pub(super) fn deadline(self) -> Option<Duration> {
         match self {
             Self::WaitingForConfig | Self::Stopped | Self::Ready { .. } | Self::ShutDown => None,
-            Self::Starting { budget_ends } | Self::Unresponsive { budget_ends, .. } => {
-                Some(budget_ends)
-            }
+            Self::Starting { budget_ends } | Self::Unresponsive { budget_ends, .. } => Some(budget_ends),
             Self::Stopping { step_ends, .. } => Some(step_ends),
             Self::Backoff { until } => Some(until),
             Self::CrashLooping { retry_at } => Some(retry_at),
@@ -226,10 +208,6 @@ impl Phase {
 impl State {
     /// Before anything is known.
     pub(super) fn initial() -> Self {
-        Self {
-            phase: Phase::WaitingForConfig,
-            configured: false,
-            failures: 0,
-        }
+        Self { phase: Phase::WaitingForConfig, configured: false, failures: 0 }
     }
 }

@@ -5,6 +5,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
+use super::Limits;
 use super::*;
 use rig::{Rig, eventually, exists, output, until, until_state};
 
@@ -38,10 +39,7 @@ async fn quick_exits_become_a_crash_loop_that_a_restart_clears() {
 
 #[tokio::test]
 async fn no_config_is_waited_for() {
-    let rig = Rig::new(&format!(
-        "test -e ../state/openclaw.json || exit 78; {WAIT}"
-    ))
-    .await;
+    let rig = Rig::new(&format!("test -e ../state/openclaw.json || exit 78; {WAIT}")).await;
     std::fs::remove_file(rig.config_file()).expect("removed");
     let gateway = rig.start();
     assert_eq!(gateway.start().await, Err(GatewayError::NoConfig));
@@ -125,9 +123,8 @@ async fn nothing_outlives_its_gateway() {
 
 #[tokio::test]
 async fn orphans_are_reaped_while_the_gateway_runs() {
-    let script = format!(
-        "i=0; while [ $i -lt 100 ]; do (setsid sh -c 'exit 3' &); i=$((i+1)); done; echo done; {WAIT}"
-    );
+    let script =
+        format!("i=0; while [ $i -lt 100 ]; do (setsid sh -c 'exit 3' &); i=$((i+1)); done; echo done; {WAIT}");
     let rig = Rig::new(&script).await;
     let gateway = rig.start();
     eventually("100 orphans", || output(&gateway) == ["done"]).await;
@@ -144,11 +141,7 @@ async fn a_flood_neither_blocks_the_gateway_nor_fills_memory() {
     rig.config.limits.quick_ends = 1;
     let gateway = rig.start();
     until_state(&gateway, GatewayState::CrashLooping).await;
-    let kept: usize = gateway
-        .logs(usize::MAX)
-        .iter()
-        .map(|line| line.line.len())
-        .sum();
+    let kept: usize = gateway.logs(usize::MAX).iter().map(|line| line.line.len()).sum();
     assert!(kept <= 256 * 1024);
     gateway.shutdown().await;
 }
@@ -186,11 +179,7 @@ async fn a_missing_program_is_an_error_that_says_what_to_do() {
     rig.config.program = rig.dir.path().join("nowhere");
     let gateway = rig.start();
     let status = until_state(&gateway, GatewayState::CrashLooping).await;
-    assert!(
-        status.reason.contains("WINSTON_OPENCLAW_BIN"),
-        "{}",
-        status.reason
-    );
+    assert!(status.reason.contains("WINSTON_OPENCLAW_BIN"), "{}", status.reason);
     let error = gateway.start().await.expect_err("cannot start");
     assert!(error.to_string().contains("nowhere"), "{error}");
     gateway.shutdown().await;
@@ -204,28 +193,15 @@ async fn the_child_has_its_own_environment_and_nothing_else_of_ours() {
     );
     let mut rig = Rig::new(&script).await;
     let path = rig.config.environment.clone();
-    rig.config
-        .environment
-        .push(("MY_API_KEY".into(), "sk-test-value-0001".into()));
+    rig.config.environment.push(("MY_API_KEY".into(), "sk-test-value-0001".into()));
     let gateway = rig.start();
-    eventually("all lines", || {
-        output(&gateway)
-            .iter()
-            .any(|line| line.starts_with("SigBlk"))
-    })
-    .await;
+    eventually("all lines", || output(&gateway).iter().any(|line| line.starts_with("SigBlk"))).await;
     gateway.stop().await.expect("stopped");
     let lines = output(&gateway);
     let has = |line: &str| lines.iter().any(|found| found == line);
     assert!(has("OPENCLAW_SUPERVISOR_MODE=external"));
-    assert!(has(&format!(
-        "OPENCLAW_STATE_DIR={}",
-        rig.config.state_dir.display()
-    )));
-    assert!(
-        has(&rig.config.home.display().to_string()),
-        "works in its home"
-    );
+    assert!(has(&format!("OPENCLAW_STATE_DIR={}", rig.config.state_dir.display())));
+    assert!(has(&rig.config.home.display().to_string()), "works in its home");
     assert!(has(&format!("PATH={}", path[0].1)));
     assert!(has("MY_API_KEY=[redacted]"), "{lines:#?}");
     assert!(has("args gateway run") && has("SigBlk:\t0000000000000000"));
@@ -245,16 +221,10 @@ async fn another_identity_has_no_way_back() {
     let mut rig = Rig::new(&script).await;
     let reachable = std::fs::Permissions::from_mode(0o755);
     std::fs::set_permissions(rig.dir.path(), reachable).expect("reachable");
-    rig.config.identity = Some(Identity {
-        uid: 64_001,
-        gid: 64_002,
-    });
+    rig.config.identity = Some(Identity { uid: 64_001, gid: 64_002 });
     let gateway = rig.start();
     eventually("four lines", || output(&gateway).len() == 4).await;
-    assert_eq!(
-        output(&gateway),
-        ["64001", "64002", "64002", "NoNewPrivs:\t1"]
-    );
+    assert_eq!(output(&gateway), ["64001", "64002", "64002", "NoNewPrivs:\t1"]);
     gateway.shutdown().await;
 }
 
@@ -279,17 +249,14 @@ async fn a_stop_asks_for_a_drain() {
     assert_eq!(asked["target"]["pid"].as_u64(), ready.pid.map(u64::from));
     assert_eq!(asked["target"]["ownerId"], "owner-1");
     assert_eq!(asked["restartIntent"]["force"], true);
-    assert_eq!(asked["restartIntent"]["drainBudgetMs"], 10_000);
+    assert_eq!(asked["restartIntent"]["drainBudgetMs"], Limits::default().drain.as_millis() as u64);
 
     // With the wrong secret there is no drain, and SIGTERM comes at once.
     rig.config.rpc_secret = Some(Secret::new("not the secret"));
     gateway.shutdown().await;
     let gateway = rig.start();
     until_state(&gateway, GatewayState::Ready).await;
-    eventually("the lock", || {
-        output(&gateway).contains(&"locked".to_owned())
-    })
-    .await;
+    eventually("the lock", || output(&gateway).contains(&"locked".to_owned())).await;
     let stopped = gateway.stop().await.expect("stopped");
     assert_eq!(stopped.last_exit.and_then(|exit| exit.signal), Some(15));
     gateway.shutdown().await;
@@ -320,10 +287,7 @@ async fn requests_that_cross_are_answered_and_start_one_process() {
 async fn without_handles_the_gateway_ends() {
     let rig = Rig::new(WAIT).await;
     let gateway = rig.start();
-    let pid = until_state(&gateway, GatewayState::Starting)
-        .await
-        .pid
-        .expect("a pid");
+    let pid = until_state(&gateway, GatewayState::Starting).await.pid.expect("a pid");
     drop(gateway);
     eventually("it ends", || !exists(pid)).await;
 }

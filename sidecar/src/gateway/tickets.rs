@@ -72,8 +72,6 @@ fn outcome(request: Request, phase: Phase) -> Outcome {
         (Phase::Stopped, _) | (_, Request::Stop) => Outcome::Refused(GatewayError::Overtaken),
         (Phase::WaitingForConfig, _) => Outcome::Refused(GatewayError::NoConfig),
         (Phase::Backoff { .. } | Phase::CrashLooping { .. }, _) => Outcome::NotStarted,
-        (Phase::Starting { .. } | Phase::Ready { .. } | Phase::Unresponsive { .. }, _) => {
-            Outcome::Done
-        }
+        (Phase::Starting { .. } | Phase::Ready { .. } | Phase::Unresponsive { .. }, _) => Outcome::Done,
     }
 }

@@ -3,18 +3,8 @@
 use super::{Action, End, Event, Limits, Moment, Phase, State, StopStep, Then, Why};
 
 /// The transition function.
-pub(in crate::gateway) fn step(
-    limits: &Limits,
-    state: &State,
-    event: Event,
-    moment: Moment,
-) -> (State, Vec<Action>) {
-    let mut step = Step {
-        limits,
-        moment,
-        state: state.clone(),
-        actions: Vec::new(),
-    };
+pub(in crate::gateway) fn step(limits: &Limits, state: &State, event: Event, moment: Moment) -> (State, Vec<Action>) {
+    let mut step = Step { limits, moment, state: state.clone(), actions: Vec::new() };
     if state.phase != Phase::ShutDown {
         step.take(event);
     }
@@ -81,31 +71,19 @@ impl Step<'_> {
                 (StopStep::Terminating, now + self.limits.term_grace)
             }
             _ => {
-                self.state.phase = if after == Then::End {
-                    Phase::ShutDown
-                } else {
-                    Phase::Stopped
-                };
+                self.state.phase = if after == Then::End { Phase::ShutDown } else { Phase::Stopped };
                 return;
             }
         };
         self.forgive_if_it_ran_well();
-        self.state.phase = Phase::Stopping {
-            why,
-            then: after,
-            step,
-            step_ends,
-        };
+        self.state.phase = Phase::Stopping { why, then: after, step, step_ends };
     }
 
     /// A new configuration deserves a fresh count, whatever the old one did.
     fn config_ready(&mut self) {
         self.state.configured = true;
         self.state.failures = 0;
-        if matches!(
-            self.state.phase,
-            Phase::WaitingForConfig | Phase::Backoff { .. } | Phase::CrashLooping { .. }
-        ) {
+        if matches!(self.state.phase, Phase::WaitingForConfig | Phase::Backoff { .. } | Phase::CrashLooping { .. }) {
             self.launch();
         }
     }
@@ -114,13 +92,10 @@ impl Step<'_> {
         let now = self.moment.now;
         self.state.phase = match (self.state.phase, event) {
             (Phase::Starting { .. }, Event::Started) => Phase::Ready { since: now },
-            (Phase::Ready { since }, Event::Silent) => Phase::Unresponsive {
-                ready_since: since,
-                budget_ends: now + self.limits.liveness_budget,
-            },
-            (Phase::Unresponsive { ready_since, .. }, Event::Alive) => {
-                Phase::Ready { since: ready_since }
+            (Phase::Ready { since }, Event::Silent) => {
+                Phase::Unresponsive { ready_since: since, budget_ends: now + self.limits.liveness_budget }
             }
+            (Phase::Unresponsive { ready_since, .. }, Event::Alive) => Phase::Ready { since: ready_since },
             // The answer to a question from an earlier phase.
             (phase, _) => phase,
         };
@@ -147,13 +122,7 @@ impl Step<'_> {
     /// The next step of a stop.
     fn escalate(&mut self) {
         let now = self.moment.now;
-        let Phase::Stopping {
-            then,
-            step,
-            step_ends,
-            ..
-        } = &mut self.state.phase
-        else {
+        let Phase::Stopping { then, step, step_ends, .. } = &mut self.state.phase else {
             return;
         };
         match step {
@@ -216,22 +185,16 @@ impl Step<'_> {
         let earlier = self.state.failures;
         self.state.failures = earlier.saturating_add(1);
         self.state.phase = if self.state.failures >= self.limits.quick_ends {
-            Phase::CrashLooping {
-                retry_at: now + self.limits.crash_loop_retry,
-            }
+            Phase::CrashLooping { retry_at: now + self.limits.crash_loop_retry }
         } else {
-            Phase::Backoff {
-                until: now + self.limits.backoff.delay(earlier, self.moment.jitter),
-            }
+            Phase::Backoff { until: now + self.limits.backoff.delay(earlier, self.moment.jitter) }
         };
     }
 
     fn launch(&mut self) {
         if self.state.configured {
             self.actions.push(Action::Spawn);
-            self.state.phase = Phase::Starting {
-                budget_ends: self.moment.now + self.limits.start_budget,
-            };
+            self.state.phase = Phase::Starting { budget_ends: self.moment.now + self.limits.start_budget };
         } else {
             self.state.phase = Phase::WaitingForConfig;
         }

@@ -18,11 +18,7 @@ struct Walk {
 impl Walk {
     /// From the beginning, with a configuration: `Starting`.
     fn starting() -> Self {
-        let mut walk = Self {
-            limits: Limits::default(),
-            state: State::initial(),
-            now: secs(1000),
-        };
+        let mut walk = Self { limits: Limits::default(), state: State::initial(), now: secs(1000) };
         assert_eq!(walk.take(Event::ConfigReady), [Action::Spawn]);
         walk
     }
@@ -74,10 +70,7 @@ impl Walk {
     }
 
     fn take(&mut self, event: Event) -> Vec<Action> {
-        let moment = Moment {
-            now: self.now,
-            jitter: Jitter(u16::MAX),
-        };
+        let moment = Moment { now: self.now, jitter: Jitter(u16::MAX) };
         let (state, actions) = step(&self.limits, &self.state, event, moment);
         self.state = state;
         actions
@@ -100,11 +93,7 @@ impl Walk {
 
 /// A walk to each node of the diagram but the last.
 fn everywhere() -> Vec<Walk> {
-    let waiting = Walk {
-        limits: Limits::default(),
-        state: State::initial(),
-        now: secs(1000),
-    };
+    let waiting = Walk { limits: Limits::default(), state: State::initial(), now: secs(1000) };
     vec![
         waiting,
         Walk::starting(),
@@ -119,11 +108,7 @@ fn everywhere() -> Vec<Walk> {
 
 #[test]
 fn without_a_config_nothing_starts() {
-    let mut walk = Walk {
-        limits: Limits::default(),
-        state: State::initial(),
-        now: secs(0),
-    };
+    let mut walk = Walk { limits: Limits::default(), state: State::initial(), now: secs(0) };
     for request in [Event::Start, Event::Restart] {
         assert_eq!(walk.take(request), []);
         walk.expect(GatewayState::WaitingForConfig);
@@ -209,11 +194,7 @@ fn running_well_is_rewarded() {
     walk.now += walk.limits.ran_well;
     walk.exit(End::Failed);
     walk.expect(GatewayState::Backoff);
-    assert_eq!(
-        walk.state.phase.deadline(),
-        Some(walk.now + secs(2)),
-        "the first delay again"
-    );
+    assert_eq!(walk.state.phase.deadline(), Some(walk.now + secs(2)), "the first delay again");
 }
 
 #[test]
@@ -278,10 +259,7 @@ fn a_double_restart_starts_once() {
 
 #[test]
 fn a_request_while_giving_up_on_a_process_wins() {
-    for (request, expected) in [
-        (Event::Stop, GatewayState::Stopped),
-        (Event::Start, GatewayState::Starting),
-    ] {
+    for (request, expected) in [(Event::Stop, GatewayState::Stopped), (Event::Start, GatewayState::Starting)] {
         let mut walk = Walk::unresponsive();
         walk.pass();
         walk.take(request);
@@ -340,12 +318,7 @@ fn a_program_that_cannot_be_started_backs_off() {
 fn shutdown_ends_everywhere_and_is_final() {
     for mut walk in everywhere() {
         walk.take(Event::Shutdown);
-        for request in [
-            Event::Start,
-            Event::Restart,
-            Event::Stop,
-            Event::ConfigReady,
-        ] {
+        for request in [Event::Start, Event::Restart, Event::Stop, Event::ConfigReady] {
             assert!(!walk.take(request).contains(&Action::Spawn));
         }
         // A process that not even SIGKILL ends.

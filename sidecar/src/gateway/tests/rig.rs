@@ -9,9 +9,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::timeout;
 
 use super::stand_in::StandIn;
-use crate::gateway::{
-    Backoff, GatewayConfig, GatewayHandle, GatewayState, GatewayStatus, Limits, Stream, start,
-};
+use crate::gateway::{Backoff, GatewayConfig, GatewayHandle, GatewayState, GatewayStatus, Limits, logs::Stream, start};
 
 static TURN: Mutex<()> = Mutex::const_new(());
 
@@ -57,18 +55,12 @@ impl Rig {
                 probe_ready: Duration::from_millis(5),
                 probe_unresponsive: Duration::from_millis(5),
                 term_grace: Duration::from_millis(300),
-                backoff: Backoff::new(Duration::from_millis(1), Duration::from_millis(5))
-                    .expect("valid"),
+                backoff: Backoff::new(Duration::from_millis(1), Duration::from_millis(5)).expect("valid"),
                 crash_loop_retry: PATIENCE * 10,
                 ..Limits::default()
             },
         };
-        Self {
-            _turn: turn,
-            dir,
-            config,
-            stand_in,
-        }
+        Self { _turn: turn, dir, config, stand_in }
     }
 
     pub(super) fn start(&self) -> GatewayHandle {
@@ -81,10 +73,7 @@ impl Rig {
 }
 
 /// Waits until the supervisor shows a status that satisfies `wanted`.
-pub(super) async fn until(
-    handle: &GatewayHandle,
-    wanted: impl FnMut(&GatewayStatus) -> bool,
-) -> GatewayStatus {
+pub(super) async fn until(handle: &GatewayHandle, wanted: impl FnMut(&GatewayStatus) -> bool) -> GatewayStatus {
     let mut status = handle.subscribe();
     let found = timeout(PATIENCE, status.wait_for(wanted)).await;
     match found {
@@ -115,10 +104,5 @@ pub(super) fn exists(pid: impl std::fmt::Display) -> bool {
 
 /// The lines that the script wrote.
 pub(super) fn output(handle: &GatewayHandle) -> Vec<String> {
-    handle
-        .logs(usize::MAX)
-        .into_iter()
-        .filter(|line| line.stream != Stream::Winston)
-        .map(|line| line.line)
-        .collect()
+    handle.logs(usize::MAX).into_iter().filter(|line| line.stream != Stream::Winston).map(|line| line.line).collect()
 }

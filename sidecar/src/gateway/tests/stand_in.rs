@@ -32,11 +32,7 @@ impl StandIn {
     pub(super) async fn bind(ctl: PathBuf) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
-        let shared = Arc::new(Shared {
-            status: AtomicU16::new(503),
-            ctl,
-            drained: Mutex::new(None),
-        });
+        let shared = Arc::new(Shared { status: AtomicU16::new(503), ctl, drained: Mutex::new(None) });
         let serving = Arc::clone(&shared);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -66,10 +62,7 @@ async fn release(ctl: &Path) {
     let mut written = false;
     super::rig::eventually("the script waits", || {
         // Without a reader, opening a FIFO like this fails.
-        let ctl = std::fs::OpenOptions::new()
-            .write(true)
-            .custom_flags(nix::libc::O_NONBLOCK)
-            .open(ctl);
+        let ctl = std::fs::OpenOptions::new().write(true).custom_flags(nix::libc::O_NONBLOCK).open(ctl);
         written = written || ctl.and_then(|mut ctl| ctl.write_all(b"go\n")).is_ok();
         written
     })
@@ -86,24 +79,16 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) -> Option<()> {
     }
     stream.read_exact(&mut head[..length]).await.ok()?;
     let known = head_text.starts_with("get /startupz ") || head_text.starts_with("get /healthz ");
-    let status = if known {
-        shared.status.load(Ordering::Relaxed)
-    } else {
-        404
-    };
+    let status = if known { shared.status.load(Ordering::Relaxed) } else { 404 };
     let answer = format!("HTTP/1.1 {status} X\r\ncontent-length: 2\r\n\r\n{{}}");
     stream.write_all(answer.as_bytes()).await.ok()
 }
 
 async fn rpc(stream: TcpStream, shared: &Shared) -> Option<()> {
     let mut socket = tokio_tungstenite::accept_async(stream).await.ok()?;
-    let challenge =
-        json!({"type": "event", "event": "connect.challenge", "payload": {"nonce": "n"}});
+    let challenge = json!({"type": "event", "event": "connect.challenge", "payload": {"nonce": "n"}});
     let tick = json!({"type": "event", "event": "tick"});
-    socket
-        .send(Message::text(challenge.to_string()))
-        .await
-        .ok()?;
+    socket.send(Message::text(challenge.to_string())).await.ok()?;
     while let Some(Ok(Message::Text(text))) = socket.next().await {
         let request: Value = serde_json::from_str(&text).ok()?;
         let params = &request["params"];
