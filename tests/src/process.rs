@@ -60,6 +60,34 @@ pub fn skip(test: &str, reason: &str) {
     }
 }
 
+/// The root of the repository.
+#[must_use]
+pub fn repository() -> PathBuf {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    tests.parent().unwrap_or(tests).to_owned()
+}
+
+/// The rows that a binary prints for `--variables`: name, default and meaning of each variable.
+pub fn variables(name: &str) -> Result<Vec<[String; 3]>> {
+    let output = Command::new(bin(name)?).arg("--variables").output()?;
+    if !output.status.success() {
+        bail!("{name} --variables: {}", output.status);
+    }
+    let text = String::from_utf8(output.stdout)?;
+    text.lines()
+        .map(|line| {
+            let cells: Vec<_> = line.trim_matches('|').splitn(3, " | ").collect();
+            match cells.as_slice() {
+                [name, default, meaning] => {
+                    Ok([name, default, meaning]
+                        .map(|cell| cell.trim().trim_matches('`').to_owned()))
+                }
+                _ => bail!("no row of a table: {line}"),
+            }
+        })
+        .collect()
+}
+
 /// Whether this process is root.
 #[must_use]
 pub fn is_root() -> bool {
@@ -205,7 +233,9 @@ pub struct Running {
 }
 
 impl Running {
-    fn spawn(mut command: Command, mode: Mode, dir: Arc<TempDir>) -> Result<Self> {
+    /// Starts a command and follows its output. In [`Mode::Pid1`] the command is an `unshare`, whose only child is the
+    /// entrypoint. The directory is kept for as long.
+    pub fn spawn(mut command: Command, mode: Mode, dir: Arc<TempDir>) -> Result<Self> {
         command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
