@@ -42,10 +42,13 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// Finds the raw value of a variable.
+type Lookup<'a> = Box<dyn Fn(&str) -> Option<String> + 'a>;
+
 /// Reads variables and collects every mistake.
 pub struct Reader<'a> {
     table: &'a [Variable],
-    lookup: Box<dyn Fn(&str) -> Option<String> + 'a>,
+    lookup: Lookup<'a>,
     mistakes: Vec<String>,
 }
 
