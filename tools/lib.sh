@@ -6,7 +6,7 @@
 # to the user's home, Node and OpenClaw to a cache directory. An interrupted installation is repaired by the next run.
 #
 # Read:    WINSTON_CACHE_DIR, WINSTON_DEMO_DIR, WINSTON_OPENCLAW_BIN (an OpenClaw to use instead of the pinned one)
-# Exports: WINSTON_CACHE_DIR, WINSTON_DEMO_DIR, WINSTON_NODE_BIN, WINSTON_OPENCLAW_BIN, WINSTON_PG_BIN, PATH
+# Exports: WINSTON_CACHE_DIR, WINSTON_DEMO_DIR, WINSTON_NODE_BIN, WINSTON_OPENCLAW_BIN, WINSTON_POSTGRES_BIN, PATH
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=versions.env
@@ -138,8 +138,8 @@ find_postgres() {
         ls -d /usr/lib/postgresql/*/bin/initdb 2>/dev/null || true
     } | sort -V | tail -n 1)
     [[ -n $initdb ]] || return 1
-    WINSTON_PG_BIN=$(dirname "$initdb")
-    export WINSTON_PG_BIN
+    WINSTON_POSTGRES_BIN=$(dirname "$(readlink -f "$initdb")")
+    export WINSTON_POSTGRES_BIN
 }
 
 # The package would create and start a cluster of its own. Control runs a private one, so that is turned off for the
