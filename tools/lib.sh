@@ -112,7 +112,8 @@ install_rust() {
     has curl || apt_install ca-certificates curl
     # shellcheck disable=SC2016 # the inner shell expands it
     quietly bash -o pipefail -c 'curl --proto "=https" --tlsv1.2 -sSf https://sh.rustup.rs |
-        sh -s -- -y --no-modify-path --profile minimal --component rustfmt --component clippy --default-toolchain "$0"' "$1"
+        sh -s -- -y --no-modify-path --profile minimal --component rustfmt --component clippy --default-toolchain "$0"' "$1" ||
+        die "rustup could not be installed: install Rust $1 or newer in your own way, and run this again"
 }
 
 ensure_rust() {
