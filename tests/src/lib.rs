@@ -1,3 +1,6 @@
 //! Helpers that the end-to-end tests, the demo and the benchmarks share.
 
+pub mod http;
 pub mod process;
+pub mod sidecar;
+pub mod wait;
