@@ -319,8 +319,9 @@ async fn requests_that_cross_are_answered_and_start_one_process() {
 #[tokio::test]
 async fn without_handles_the_gateway_ends() {
     let rig = Rig::new(WAIT).await;
+    rig.stand_in.answer(200);
     let gateway = rig.start();
-    let pid = until_state(&gateway, GatewayState::Starting)
+    let pid = until_state(&gateway, GatewayState::Ready)
         .await
         .pid
         .expect("a pid");
