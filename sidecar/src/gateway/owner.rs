@@ -50,6 +50,7 @@ pub(super) async fn run(config: GatewayConfig, shared: Arc<Shared>, inbox: mpsc:
         reap_at: None,
         children,
         inbox,
+        alone: false,
         config,
         shared,
     };
@@ -81,6 +82,8 @@ struct Owner {
     config: GatewayConfig,
     shared: Arc<Shared>,
     inbox: mpsc::Receiver<Command>,
+    /// Every handle is gone, so that the inbox has nothing to wait for any more.
+    alone: bool,
     tickets: Tickets,
     state: State,
     /// Zero of the times in `state`.
@@ -106,7 +109,7 @@ impl Owner {
         tokio::select! {
             biased;
             exit = ended(&mut self.process) => Input::Exited(exit),
-            command = self.inbox.recv() => command.map_or(Input::HandlesGone, Input::Command),
+            command = self.inbox.recv(), if !self.alone => command.map_or(Input::HandlesGone, Input::Command),
             () = self.shared.config_ready.notified() => Input::ConfigReady,
             result = answer(&mut self.drain) => Input::Drained(result),
             (probe, ok) = probed(&mut self.probe) => Input::Probed(probe, ok),
@@ -119,7 +122,10 @@ impl Owner {
     async fn handle(&mut self, input: Input) {
         match input {
             Input::Command(Command { request, answer }) => self.request(request, answer).await,
-            Input::HandlesGone => self.apply(Event::Shutdown).await,
+            Input::HandlesGone => {
+                self.alone = true;
+                self.apply(Event::Shutdown).await;
+            }
             Input::ConfigReady => self.apply(Event::ConfigReady).await,
             Input::Exited(exit) => self.exited(exit).await,
             Input::Probed(kind, ok) => {

@@ -1,21 +1,22 @@
 //! What the supervisor decides: a pure function over states and events.
 //!
 //! ```text
-//!   config appeared or changed                 /startupz 200           no /healthz
-//!  WaitingForConfig ─────────────► Starting ─────────────────► Ready ◄────────────► Unresponsive
-//!      ▲                            ▲  │ │                      │ │                   │    │
-//!      │ ended, no config           │  │ │ ended                │ │ ended             │    │
-//!      └────────────────────────────┼──┘ └────────┬─────────────┼─┘───────────────────┘    │
-//!                                   │             ▼             │                          │
-//!              delay over, request, │   Backoff, or CrashLooping after too many            │
-//!              config changed       └── quick ends in a row ◄─┐ │                          │
-//!                                                             │ │                          │
-//!            start budget over, stop, restart, shutdown       │ ▼                          │
-//!  Starting ─────────────────────────────────────────────► Stopping ◄── liveness budget over
-//!                                                          │  │  │
-//!                       Stopped ◄── ended, stop asked ─────┘  │  └──── ended, start queued ──► Starting
-//!                          │                                  ▼
-//!                          └───────────── shutdown ───────► ShutDown (final)
+//!                     config              /startupz 200          no 200 from /healthz
+//!  WaitingForConfig ─────────► Starting ────────────────► Ready ◄────────────────────► Unresponsive
+//!         ▲                     ▲    │                      │                               │
+//!         └─── 78, no config ───┼────┤                      │                               │
+//!                               │    └──── ended unasked ───┴───────────────────────────────┘
+//!          delay over, request, │                  ▼
+//!          config changed       ├────────────── Backoff
+//!                               │                  │ too many quick ends in a row
+//!                               │                  ▼
+//!                               └─────────── CrashLooping
+//!
+//!  Starting, Ready, Unresponsive ── stop, restart, shutdown, budget over ──► Stopping
+//!  Stopping ── ended ──► Stopped, Starting (start or restart asked), Backoff (budget was over) or ShutDown
+//!  Stopped  ── start ──► Starting
+//!  every phase without a process ── stop ──► Stopped
+//!                                ── shutdown ──► ShutDown, which is final
 //! ```
 //!
 //! `Stopping` is itself three steps, each with a limit: `Draining` (asked over the gateway's RPC), `Terminating`

@@ -5,7 +5,6 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use super::Limits;
 use super::*;
 use rig::{Rig, eventually, exists, output, until, until_state};
 
@@ -286,8 +285,9 @@ async fn requests_that_cross_are_answered_and_start_one_process() {
 #[tokio::test]
 async fn without_handles_the_gateway_ends() {
     let rig = Rig::new(WAIT).await;
+    rig.stand_in.answer(200);
     let gateway = rig.start();
-    let pid = until_state(&gateway, GatewayState::Starting).await.pid.expect("a pid");
+    let pid = until_state(&gateway, GatewayState::Ready).await.pid.expect("a pid");
     drop(gateway);
     eventually("it ends", || !exists(pid)).await;
 }

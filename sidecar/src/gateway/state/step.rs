@@ -31,10 +31,7 @@ impl Step<'_> {
             Event::Exited(end) => self.exited(end),
             Event::Started | Event::Alive | Event::Silent => self.probed(event),
             Event::DrainRefused => self.drain_refused(),
-            Event::Deadline if self.state.phase.deadline() <= Some(self.moment.now) => {
-                self.deadline();
-            }
-            Event::Deadline => {}
+            Event::Deadline => self.deadline(),
         }
     }
 
@@ -110,6 +107,10 @@ impl Step<'_> {
     }
 
     fn deadline(&mut self) {
+        let due = |at| at <= self.moment.now;
+        if !self.state.phase.deadline().is_some_and(due) {
+            return;
+        }
         match self.state.phase {
             Phase::Starting { .. } => self.stop(Why::NeverReady, Then::Recover),
             Phase::Unresponsive { .. } => self.stop(Why::Unresponsive, Then::Recover),
