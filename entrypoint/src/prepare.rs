@@ -164,6 +164,14 @@ impl Site<'_> {
                 74,
                 format!("{path} cannot be written by uid {uid}: the volume is full; enlarge it, or remove something"),
             ),
+            // Root itself is refused on network file systems that squash it, and in user namespaces.
+            Errno::ACCESS | Errno::PERM if uid == 0 => (
+                77,
+                format!(
+                    "{path} cannot be used by uid 0: permission denied; the volume refuses root, so give it to the \
+                     tenant's user where it comes from, and start as that user without WINSTON_GATEWAY_UID"
+                ),
+            ),
             Errno::ACCESS | Errno::PERM => (
                 77,
                 format!(
