@@ -77,10 +77,7 @@ mod tests {
                 .bytes()
                 .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
         );
-        assert_ne!(
-            new_token().unwrap().expose(),
-            new_token().unwrap().expose()
-        );
+        assert_ne!(new_token().unwrap().expose(), new_token().unwrap().expose());
         assert_eq!(new_token().unwrap().expose().len(), 64);
     }
 

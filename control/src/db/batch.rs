@@ -148,9 +148,7 @@ pub(crate) fn plan<'a>(
         if seq <= acked {
             continue;
         }
-        let missing = change
-            .and_then(needs)
-            .filter(|hash| !stored.contains(hash));
+        let missing = change.and_then(needs).filter(|hash| !stored.contains(hash));
         if let Some(hash) = missing
             && asked.insert(hash)
         {

@@ -70,7 +70,7 @@ macro_rules! current_files {
                 FROM c FULL JOIN d USING (file_path)
              )
              SELECT file_path, base, generation, pending, conflict, wanted, hash, size, source, actor, modified,
-                    version, omitted, unknown
+                    version, omitted
              FROM merged ",
             $tail
         )
@@ -102,8 +102,6 @@ pub(crate) struct CurrentFile {
     pub(crate) content_omitted: bool,
     #[serde(skip)]
     base: Option<String>,
-    #[serde(skip)]
-    unknown: bool,
 }
 
 /// Both sides of a conflict.
@@ -143,7 +141,6 @@ impl CurrentFile {
             conflict,
             content_omitted: row.get("omitted"),
             base: row.get("base"),
-            unknown: row.get("unknown"),
         })
     }
 }

@@ -35,7 +35,9 @@ pub(crate) async fn run(config: &Config) -> Result<(), MigrateError> {
             .execute("SELECT pg_advisory_lock($1)", &[&LOCK])
             .await
             .map_err(DbError::from)?;
-        let report = embedded::migrations::runner().run_async(&mut client).await?;
+        let report = embedded::migrations::runner()
+            .run_async(&mut client)
+            .await?;
         for migration in report.applied_migrations() {
             tracing::info!(migration = %migration, "migration applied");
         }

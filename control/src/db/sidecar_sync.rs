@@ -185,7 +185,10 @@ async fn link_versions(
         .iter()
         .map(|(_, hash)| hash.as_bytes().as_slice())
         .collect();
-    let sources: Vec<&str> = new.iter().map(|(change, _)| change.source.as_str()).collect();
+    let sources: Vec<&str> = new
+        .iter()
+        .map(|(change, _)| change.source.as_str())
+        .collect();
     let actors: Vec<Option<&str>> = new
         .iter()
         .map(|(change, _)| change.actor.as_deref())
@@ -220,7 +223,10 @@ async fn link_versions(
         ],
     )
     .await?;
-    versions.extend(rows.iter().map(|row| (row.get(0), row.get(1))));
+    versions.extend(
+        rows.iter()
+            .map(|row| (row.get::<_, i64>(0), row.get::<_, i64>(1))),
+    );
     Ok(versions)
 }
 
@@ -233,8 +239,14 @@ async fn insert_changes(
 ) -> Result<(), DbError> {
     let seqs: Vec<i64> = changes.iter().map(|change| signed(change.seq)).collect();
     let paths: Vec<&str> = changes.iter().map(|change| change.path.as_str()).collect();
-    let actions: Vec<&str> = changes.iter().map(|change| change.action.as_str()).collect();
-    let sources: Vec<&str> = changes.iter().map(|change| change.source.as_str()).collect();
+    let actions: Vec<&str> = changes
+        .iter()
+        .map(|change| change.action.as_str())
+        .collect();
+    let sources: Vec<&str> = changes
+        .iter()
+        .map(|change| change.source.as_str())
+        .collect();
     let actors: Vec<Option<&str>> = changes
         .iter()
         .map(|change| change.actor.as_deref())
@@ -251,16 +263,19 @@ async fn insert_changes(
             Some(hash.as_bytes().as_slice())
         })
         .collect();
-    let sizes: Vec<Option<i64>> = changes.iter().map(|change| change.size.map(signed)).collect();
+    let sizes: Vec<Option<i64>> = changes
+        .iter()
+        .map(|change| change.size.map(signed))
+        .collect();
     let generations: Vec<Option<i64>> = changes
         .iter()
         .map(|change| change.generation.map(signed))
         .collect();
-    let omitted: Vec<bool> = changes.iter().map(|change| change.content_omitted).collect();
-    let snapshots: Vec<Option<i64>> = seqs
+    let omitted: Vec<bool> = changes
         .iter()
-        .map(|seq| versions.get(seq).copied())
+        .map(|change| change.content_omitted)
         .collect();
+    let snapshots: Vec<Option<i64>> = seqs.iter().map(|seq| versions.get(seq).copied()).collect();
     run(
         tx,
         "INSERT INTO file_changes

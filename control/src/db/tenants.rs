@@ -112,10 +112,7 @@ pub(crate) async fn list(
 }
 
 /// One tenant.
-pub(crate) async fn get(
-    client: &impl GenericClient,
-    id: Uuid,
-) -> Result<Option<Tenant>, DbError> {
+pub(crate) async fn get(client: &impl GenericClient, id: Uuid) -> Result<Option<Tenant>, DbError> {
     let sql = format!("SELECT {COLUMNS} FROM tenants t WHERE t.id = $1");
     Ok(opt(client, &sql, &[&id]).await?.as_ref().map(from_row))
 }
@@ -178,7 +175,14 @@ pub(crate) async fn create(db: &Db, actor: &str, new: &NewTenant) -> Result<Tena
     )
     .await?;
     let tenant = from_row(&row);
-    record(&tx, actor, "tenant.create", tenant.id, json!({"name": new.name})).await?;
+    record(
+        &tx,
+        actor,
+        "tenant.create",
+        tenant.id,
+        json!({"name": new.name}),
+    )
+    .await?;
     tx.commit().await?;
     Ok(tenant)
 }

@@ -36,7 +36,10 @@ pub(crate) struct Identity {
 const VALID: &str = "revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())";
 
 /// Finds the owner of a presented token.
-pub(crate) async fn authenticate(db: &Db, presented: TokenHash) -> Result<Option<Identity>, DbError> {
+pub(crate) async fn authenticate(
+    db: &Db,
+    presented: TokenHash,
+) -> Result<Option<Identity>, DbError> {
     let client = db.client().await?;
     let sql = format!(
         "SELECT tenant_id, id, token_hash, last_used_at IS NULL OR last_used_at < now() - interval '1 minute'
@@ -149,12 +152,7 @@ pub(crate) async fn list(db: &Db, tenant: Uuid) -> Result<Vec<TokenInfo>, DbErro
 }
 
 /// Ends a token now. Says whether there is such a token; ending it again changes nothing.
-pub(crate) async fn revoke(
-    db: &Db,
-    actor: &str,
-    tenant: Uuid,
-    id: Uuid,
-) -> Result<bool, DbError> {
+pub(crate) async fn revoke(db: &Db, actor: &str, tenant: Uuid, id: Uuid) -> Result<bool, DbError> {
     let mut client = db.client().await?;
     let tx = client.transaction().await?;
     let found = run(
