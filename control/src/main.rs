@@ -130,6 +130,8 @@ fn start_logging(config: &Config) {
     if std::io::stderr().is_terminal() {
         registry.with(layer).init();
     } else {
-        registry.with(layer.json().flatten_event(true)).init();
+        registry
+            .with(layer.json().flatten_event(true).with_span_list(false))
+            .init();
     }
 }

@@ -1,1 +1,5 @@
-//! TEMP
+//! Harness of the end-to-end tests.
+
+pub mod control;
+pub mod http;
+pub mod wait;

@@ -44,7 +44,9 @@ macro_rules! current_files {
                        AND NOT coalesce(
                            f.generation <= (SELECT applied_generation FROM i) AND (SELECT settled FROM j), false
                        ) AS pending
-                FROM desired_files f
+                FROM (SELECT * FROM desired_files WHERE tenant_id = $1 AND ",
+            $condition,
+            ") f
                 LEFT JOIN file_snapshots s
                     ON s.tenant_id = $1 AND s.file_path = f.file_path AND s.generation = f.generation AND s.epoch IS NULL
                 LEFT JOIN LATERAL (
@@ -52,9 +54,7 @@ macro_rules! current_files {
                     WHERE conflict->>'path' = f.file_path AND (conflict->>'generation')::bigint = f.generation
                     LIMIT 1
                 ) x ON true
-                WHERE f.tenant_id = $1 AND ",
-            $condition,
-            "), merged AS (
+             ), merged AS (
                 SELECT file_path, d.base, d.generation, coalesce(d.pending, false) AS pending, d.conflict,
                        d.hash AS wanted,
                        CASE WHEN d.pending OR c.file_path IS NULL AND d.conflict IS NULL THEN d.hash
