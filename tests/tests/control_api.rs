@@ -206,8 +206,9 @@ async fn every_error_has_the_one_shape() {
     }
     let octets = [("content-type", "application/octet-stream")];
     let huge = vec![b'x'; (10 << 20) + 1];
-    let put = admin.call(Method::PUT, &format!("{file}/a"), &octets, huge);
-    assert_eq!(put.await.expect(413).code(), "too_large");
+    let path = format!("{file}/a");
+    let put = admin.call(Method::PUT, &path, &octets, huge).await;
+    assert_eq!(put.expect(413).code(), "too_large");
 }
 
 /// A stand-in for the entrypoint: lives until SIGTERM, and leaves its environment.
@@ -273,8 +274,8 @@ async fn two_provisions_at_once_make_one_instance() {
     let files = desired["files"].as_array().unwrap();
     assert_eq!(files.len(), 5);
     assert!(files.iter().all(|file| file["base"] == "absent"));
-    let config = admin.get(&format!("{path}/files/.openclaw/openclaw.json"));
-    let config = config.await.expect(200).json();
+    let config = format!("{path}/files/.openclaw/openclaw.json");
+    let config = admin.get(&config).await.expect(200).json();
     assert_eq!(config["source"], "system");
     assert_eq!(config["pending"], true);
     for secret in [&gateway_token, &sidecar_token, "test-bot-token"] {

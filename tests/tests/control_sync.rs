@@ -304,41 +304,35 @@ async fn without_its_database_control_says_so_and_recovers() {
     let socket = owner.socket_dir();
     let url = format!("host={} user=winston dbname=postgres", socket.display());
     let control = Control::start(&[("DATABASE_URL", &url)]).await;
-    let key = owner.admin();
-    let (id, sidecar) = owner.tenant("away@test.example").await;
-    let admin = control.client(None);
+    let (id, _) = owner.tenant("away@test.example").await;
+    let here = control.client(None);
     assert!(owner.terminate().unwrap().success());
 
     let health = until("the lack of a database", async || {
-        let answer = admin.get("/api/health").await;
+        let answer = here.get("/api/health").await;
         (answer.status == 503).then(|| answer.json())
     })
     .await;
     assert_eq!(health["database"], "disconnected");
-    let here = Client::new(
-        &std::fs::read_to_string(control.data_dir().join("address")).unwrap(),
-        None,
-    );
     let refused = here.with_token("anything").get("/api/tenants").await;
     assert_eq!(refused.expect(503).code(), "database_unavailable");
 
     owner.start_again().await;
     until("the database", async || {
-        (admin.get("/api/health").await.status == 200).then_some(())
+        (here.get("/api/health").await.status == 200).then_some(())
     })
     .await;
-    drop((key, sidecar));
 
     // Notifications come through again as well: a push at the owner wakes a poll here.
-    let token = owner
-        .admin()
-        .post(&format!("/api/tenants/{id}/tokens"), &json!({}));
-    let token = text(&token.await.expect(201).json()["token"]);
+    let admin = owner.admin();
+    let tokens = format!("/api/tenants/{id}/tokens");
+    let token = admin.post(&tokens, &json!({})).await.expect(201).json();
+    let token = text(&token["token"]);
     let poll = here.with_token(&token);
     let waiting = tokio::spawn(async move { poll.get("/api/sidecar/desired?wait=55").await });
     let path = format!("/api/tenants/{id}/files/a");
     let body = json!({"content": "x"}).to_string();
-    let put = owner.admin().call(Method::PUT, &path, &[], body).await;
+    let put = admin.call(Method::PUT, &path, &[], body).await;
     let _ = put.expect(200);
     let woken = waiting.await.unwrap().expect(200).json();
     assert_eq!(woken["generation"], 1);
