@@ -407,6 +407,8 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         let home = base.path().join("postgres");
         std::fs::create_dir(&home).unwrap();
+        let closed = std::fs::Permissions::from_mode(0o700);
+        std::fs::set_permissions(base.path(), closed).unwrap();
         let stranger = (Uid::from_raw(4_000_001), Gid::from_raw(4_000_001));
         let error = check_reachable(&home, stranger.0, stranger.1)
             .unwrap_err()
