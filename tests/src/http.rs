@@ -1,168 +1,118 @@
-//! A small HTTP client whose every call is bounded.
+//! A small blocking HTTP/1.1 client. It sends exactly what it is told to, so that bad requests can be made too.
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use anyhow::Context as _;
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
-use hyper::header::AUTHORIZATION;
-use hyper::{HeaderMap, Method, Request, StatusCode};
-use hyper_util::client::legacy::Client as HyperClient;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-/// Longest call; a long poll waits up to 55 s.
-const LIMIT: Duration = Duration::from_secs(90);
+/// Longest wait for one answer.
+const TIME: Duration = Duration::from_secs(90);
 
-/// Calls one server, with one bearer token or none.
-#[derive(Debug, Clone)]
-pub struct Client {
-    base: String,
-    token: Option<String>,
-    inner: HyperClient<HttpConnector, Full<Bytes>>,
-}
-
-/// A whole answer.
+/// An answer.
 #[derive(Debug, Clone)]
 pub struct Answer {
-    /// Status.
-    pub status: StatusCode,
-    /// Headers.
-    pub headers: HeaderMap,
-    /// Body.
-    pub body: Bytes,
+    /// Status code.
+    pub status: u16,
+    /// Header names in lower case, with values.
+    pub headers: Vec<(String, String)>,
+    /// Body, decoded from chunks where there were any.
+    pub body: Vec<u8>,
 }
 
 impl Answer {
-    /// The body as JSON; `null` when it is none.
+    /// First value of a header.
     #[must_use]
-    pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_default()
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// A header's text; empty when it is not there.
-    #[must_use]
-    pub fn header(&self, name: &str) -> &str {
-        self.headers
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default()
+    /// The body as JSON.
+    pub fn json(&self) -> Result<Value> {
+        serde_json::from_slice(&self.body)
+            .with_context(|| format!("{}: not JSON: {}", self.status, String::from_utf8_lossy(&self.body)))
     }
 
-    /// The `code` of an error answer.
+    /// The body as text.
     #[must_use]
-    pub fn code(&self) -> String {
-        self.json()["code"].as_str().unwrap_or_default().to_owned()
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// The answer, if it has this status.
-    ///
-    /// # Panics
-    ///
-    /// When it has another one.
-    #[must_use]
-    #[track_caller]
-    pub fn expect(self, status: u16) -> Self {
-        assert_eq!(
-            self.status.as_u16(),
-            status,
-            "{}",
-            String::from_utf8_lossy(&self.body)
-        );
-        self
+    /// The answer itself if its status is this one.
+    pub fn expect(self, status: u16) -> Result<Self> {
+        if self.status != status {
+            bail!("expected {status}, got {}: {}", self.status, self.text());
+        }
+        Ok(self)
     }
 }
 
-impl Client {
-    /// For `http://host:port`.
-    #[must_use]
-    pub fn new(base: &str, token: Option<&str>) -> Self {
-        Self {
-            base: base.to_owned(),
-            token: token.map(ToOwned::to_owned),
-            inner: HyperClient::builder(TokioExecutor::new()).build_http(),
-        }
+/// Sends one request on a connection of its own.
+pub fn request(
+    address: SocketAddr,
+    method: &str,
+    target: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Result<Answer> {
+    let mut head = format!("{method} {target} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
     }
-
-    /// The same server with another token.
-    #[must_use]
-    pub fn with_token(&self, token: &str) -> Self {
-        Self {
-            token: Some(token.to_owned()),
-            ..self.clone()
-        }
+    let sized = headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    if !sized && (!body.is_empty() || matches!(method, "PUT" | "POST" | "PATCH")) {
+        head.push_str(&format!("Content-Length: {}\r\n", body.len()));
     }
+    head.push_str("\r\n");
+    let mut bytes = head.into_bytes();
+    bytes.extend_from_slice(body);
+    send_raw(address, &bytes).with_context(|| format!("{method} {target}"))
+}
 
-    /// One call.
-    ///
-    /// # Errors
-    ///
-    /// When there is no answer.
-    pub async fn send(
-        &self,
-        method: Method,
-        path: &str,
-        headers: &[(&str, &str)],
-        body: impl Into<Bytes>,
-    ) -> anyhow::Result<Answer> {
-        let mut request = Request::builder()
-            .method(method)
-            .uri(format!("{}{path}", self.base));
-        if let Some(token) = &self.token {
-            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
-        }
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let request = request.body(Full::new(body.into()))?;
-        let call = async {
-            let response = self.inner.request(request).await?;
-            let (parts, body) = response.into_parts();
-            Ok::<_, anyhow::Error>(Answer {
-                status: parts.status,
-                headers: parts.headers,
-                body: body.collect().await?.to_bytes(),
-            })
-        };
-        tokio::time::timeout(LIMIT, call)
-            .await
-            .context("no answer in time")?
+/// Sends bytes as they are and reads one answer.
+pub fn send_raw(address: SocketAddr, bytes: &[u8]) -> Result<Answer> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(TIME))?;
+    stream.set_write_timeout(Some(TIME))?;
+    // A server may answer and close before it has read everything; the answer is what counts then.
+    let sent = stream.write_all(bytes);
+    let mut received = Vec::new();
+    let read = stream.read_to_end(&mut received);
+    if received.is_empty() {
+        sent.context("sending")?;
+        read.context("receiving")?;
+        bail!("the connection was closed without an answer");
     }
+    parse(&received)
+}
 
-    /// GET.
-    ///
-    /// # Panics
-    ///
-    /// When there is no answer.
-    pub async fn get(&self, path: &str) -> Answer {
-        self.call(Method::GET, path, &[], Bytes::new()).await
-    }
+fn parse(received: &[u8]) -> Result<Answer> {
+    let end = received.windows(4).position(|window| window == b"\r\n\r\n").context("the head has no end")?;
+    let head = std::str::from_utf8(&received[..end])?;
+    let mut lines = head.split("\r\n");
+    let status = lines.next().and_then(|line| line.split(' ').nth(1)).context("no status line")?.parse()?;
+    let headers: Vec<_> = lines
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+        .collect();
+    let rest = &received[end + 4..];
+    let chunked = headers.iter().any(|(name, value)| name == "transfer-encoding" && value == "chunked");
+    let body = if chunked { dechunk(rest)? } else { rest.to_vec() };
+    Ok(Answer { status, headers, body })
+}
 
-    /// POST of JSON.
-    ///
-    /// # Panics
-    ///
-    /// When there is no answer.
-    pub async fn post(&self, path: &str, body: &Value) -> Answer {
-        self.call(Method::POST, path, &[], body.to_string()).await
-    }
-
-    /// Any call.
-    ///
-    /// # Panics
-    ///
-    /// When there is no answer.
-    pub async fn call(
-        &self,
-        method: Method,
-        path: &str,
-        headers: &[(&str, &str)],
-        body: impl Into<Bytes>,
-    ) -> Answer {
-        match self.send(method, path, headers, body).await {
-            Ok(answer) => answer,
-            Err(error) => panic!("{path}: {error:#}"),
+fn dechunk(mut rest: &[u8]) -> Result<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let line = rest.windows(2).position(|window| window == b"\r\n").context("a chunk has no size")?;
+        let size = usize::from_str_radix(std::str::from_utf8(&rest[..line])?, 16)?;
+        if size == 0 {
+            return Ok(body);
         }
+        rest = &rest[line + 2..];
+        body.extend_from_slice(rest.get(..size).context("a chunk is cut off")?);
+        rest = rest.get(size + 2..).context("a chunk has no end")?;
     }
 }

@@ -1,5 +1,7 @@
-//! Harness of the end-to-end tests.
+//! Helpers that the end-to-end tests, the demo and the benchmarks share.
 
 pub mod control;
 pub mod http;
+pub mod process;
+pub mod sidecar;
 pub mod wait;

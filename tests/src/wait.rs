@@ -1,37 +1,31 @@
-//! Waiting for a state, with a limit: the only way in which tests wait.
+//! Bounded waiting for a condition.
 
-use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
-/// Longest wait. Generous, because a loaded machine must not make a test fail; a passing test never uses it up.
-pub const LIMIT: Duration = Duration::from_secs(60);
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+use anyhow::{Result, bail};
 
-/// Looks until `look` finds something.
-///
-/// # Panics
-///
-/// When nothing is found within [`LIMIT`].
-pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        if let Some(found) = look().await {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "waited in vain for {what}");
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
+use crate::process::PATIENCE;
+
+/// Pause between two looks. Short against everything that is waited for.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Looks until `condition` gives a value, for at most [`PATIENCE`]. An error counts as "not yet"; the last one is told when time is up.
+pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    within(PATIENCE, what, &mut condition)
 }
 
-/// Looks until `look` gives `expected`.
-///
-/// # Panics
-///
-/// When it does not within [`LIMIT`].
-pub async fn until_is<T: PartialEq + Debug>(
-    what: &str,
-    expected: T,
-    mut look: impl AsyncFnMut() -> T,
-) {
-    until(what, async || (look().await == expected).then_some(())).await;
+/// Like [`eventually`], with a limit of its own.
+pub fn within<T>(limit: Duration, what: &str, mut condition: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let deadline = Instant::now() + limit;
+    loop {
+        let last = match condition() {
+            Ok(Some(value)) => return Ok(value),
+            Ok(None) => String::new(),
+            Err(error) => format!("; last error: {error:#}"),
+        };
+        if Instant::now() >= deadline {
+            bail!("{what}: not within {} s{last}", limit.as_secs());
+        }
+        std::thread::park_timeout(PAUSE);
+    }
 }

@@ -4,8 +4,7 @@ use std::path::Path;
 
 use hyper::Method;
 use serde_json::{Value, json};
-use winston_tests::control::{Control, text};
-use winston_tests::wait::until;
+use winston_tests::control::{Control, text, until};
 
 #[tokio::test]
 async fn keys_and_tokens_open_only_their_own_routes() {

@@ -5,9 +5,7 @@ use std::process::Command;
 use hyper::Method;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use winston_tests::control::{Control, text};
-use winston_tests::http::Client;
-use winston_tests::wait::until;
+use winston_tests::control::{Client, Control, text, until};
 use winston_wire::{ContentHash, MAX_BATCH_CHANGES};
 
 const EPOCH: &str = "0190a000-0000-7000-8000-000000000001";
@@ -353,7 +351,7 @@ async fn a_database_that_dies_is_started_again() {
 
 #[tokio::test]
 async fn mistakes_on_the_command_line_and_in_the_environment_end_with_64() {
-    let program = winston_tests::control::program("winston-control");
+    let program = winston_tests::process::bin("winston-control").unwrap();
     let run = |arguments: &[&str], env: &[(&str, &str)]| {
         let mut command = Command::new(&program);
         command.args(arguments).envs(env.iter().copied());

@@ -42,10 +42,13 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// Returns the raw value of a variable.
+type Lookup<'a> = Box<dyn Fn(&str) -> Option<String> + 'a>;
+
 /// Reads variables and collects every mistake.
 pub struct Reader<'a> {
     table: &'a [Variable],
-    lookup: Box<dyn Fn(&str) -> Option<String> + 'a>,
+    lookup: Lookup<'a>,
     mistakes: Vec<String>,
 }
 
@@ -53,19 +56,12 @@ impl<'a> Reader<'a> {
     /// `lookup` returns the raw value of a variable; an empty value counts as unset.
     #[must_use]
     pub fn new(table: &'a [Variable], lookup: impl Fn(&str) -> Option<String> + 'a) -> Self {
-        Self {
-            table,
-            lookup: Box::new(lookup),
-            mistakes: Vec::new(),
-        }
+        Self { table, lookup: Box::new(lookup), mistakes: Vec::new() }
     }
 
     /// The value, if it is set and not empty.
     pub fn text(&mut self, name: &str) -> Option<String> {
-        debug_assert!(
-            self.table.iter().any(|variable| variable.name == name),
-            "{name} is not in the table"
-        );
+        debug_assert!(self.table.iter().any(|variable| variable.name == name), "{name} is not in the table");
         (self.lookup)(name).filter(|value| !value.is_empty())
     }
 
@@ -103,11 +99,7 @@ impl<'a> Reader<'a> {
 /// The table as aligned lines for `--help`: name, meaning and default.
 #[must_use]
 pub fn help(table: &[Variable]) -> String {
-    let width = table
-        .iter()
-        .map(|variable| variable.name.len())
-        .max()
-        .unwrap_or(0);
+    let width = table.iter().map(|variable| variable.name.len()).max().unwrap_or(0);
     let mut text = String::new();
     for variable in table {
         let default = match variable.default {
@@ -115,10 +107,7 @@ pub fn help(table: &[Variable]) -> String {
             "required" => " [required]".to_owned(),
             default => format!(" [default: {default}]"),
         };
-        text.push_str(&format!(
-            "  {:width$}  {}{default}\n",
-            variable.name, variable.meaning
-        ));
+        text.push_str(&format!("  {:width$}  {}{default}\n", variable.name, variable.meaning));
     }
     text
 }
@@ -132,10 +121,7 @@ pub fn markdown(table: &[Variable]) -> String {
             "required" => "**required**".to_owned(),
             default => format!("`{default}`"),
         };
-        format!(
-            "| `{}` | {default} | {} |\n",
-            variable.name, variable.meaning
-        )
+        format!("| `{}` | {default} | {} |\n", variable.name, variable.meaning)
     };
     table.iter().map(row).collect()
 }
@@ -145,16 +131,8 @@ mod tests {
     use super::*;
 
     const TABLE: &[Variable] = &[
-        Variable {
-            name: "TOKEN",
-            default: "required",
-            meaning: "Bearer token.",
-        },
-        Variable {
-            name: "PORT",
-            default: "18790",
-            meaning: "Port.",
-        },
+        Variable { name: "TOKEN", default: "required", meaning: "Bearer token." },
+        Variable { name: "PORT", default: "18790", meaning: "Port." },
     ];
 
     #[test]
@@ -162,10 +140,7 @@ mod tests {
         let mut reader = Reader::new(TABLE, |name| (name == "PORT").then(|| "many".to_owned()));
         assert_eq!(reader.required("TOKEN"), None);
         assert_eq!(reader.parsed::<u16>("PORT", "a port number"), None);
-        assert_eq!(
-            reader.finish(),
-            ["TOKEN is not set", "PORT must be a port number"]
-        );
+        assert_eq!(reader.finish(), ["TOKEN is not set", "PORT must be a port number"]);
     }
 
     #[test]

@@ -59,9 +59,7 @@ impl FromStr for ContentHash {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         fn nibble(digit: u8) -> Result<u8, ParseHashError> {
-            char::from(digit)
-                .to_digit(16)
-                .map_or(Err(ParseHashError), |value| Ok(value as u8))
+            char::from(digit).to_digit(16).map_or(Err(ParseHashError), |value| Ok(value as u8))
         }
         let digits = text.as_bytes();
         if digits.len() != 64 {
@@ -103,15 +101,7 @@ mod tests {
 
     #[test]
     fn anything_but_64_hexadecimal_digits_is_refused() {
-        for text in [
-            "",
-            "ab",
-            &"g".repeat(64),
-            &"a".repeat(63),
-            &"a".repeat(65),
-            &"é".repeat(32),
-            &"+".repeat(64),
-        ] {
+        for text in ["", "ab", &"g".repeat(64), &"a".repeat(63), &"a".repeat(65), &"é".repeat(32), &"+".repeat(64)] {
             assert_eq!(text.parse::<ContentHash>(), Err(ParseHashError), "{text}");
         }
     }

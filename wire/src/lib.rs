@@ -27,8 +27,7 @@ pub use gateway::{GatewayExit, GatewayState, GatewayStatus};
 pub use hash::{ContentHash, ParseHashError};
 pub use jiff::Timestamp;
 pub use sync::{
-    Base, ChangeBatch, ChangeBatchAnswer, CheckIn, CheckInAnswer, Conflict, Desired, DesiredFile,
-    ParseBaseError,
+    Base, ChangeBatch, ChangeBatchAnswer, CheckIn, CheckInAnswer, Conflict, Desired, DesiredFile, ParseBaseError,
 };
 
 /// Version of the sidecar protocol. A sidecar and a control that differ refuse each other with a clear error.

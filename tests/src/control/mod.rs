@@ -1,8 +1,12 @@
 //! A `winston-control` of one's own: a process with a private database in a temporary directory.
 
+mod client;
+mod wait;
+
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -11,8 +15,10 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::http::Client;
-use crate::wait::{LIMIT, until};
+pub use self::client::{Answer, Client};
+pub use self::wait::until;
+use self::wait::LIMIT;
+use crate::process::bin;
 
 /// A running (or killed) control.
 #[derive(Debug)]
@@ -20,32 +26,6 @@ pub struct Control {
     dir: TempDir,
     env: Vec<(String, String)>,
     child: Option<Child>,
-}
-
-/// A program of this workspace, from `WINSTON_BIN_DIR` or beside the directory of the test's own executable.
-///
-/// # Panics
-///
-/// When it is not there: build it first.
-#[must_use]
-pub fn program(name: &str) -> PathBuf {
-    let dir = std::env::var_os("WINSTON_BIN_DIR").map_or_else(
-        || {
-            let own = std::env::current_exe().unwrap_or_default();
-            own.parent()
-                .and_then(Path::parent)
-                .map(Path::to_owned)
-                .unwrap_or_default()
-        },
-        PathBuf::from,
-    );
-    let program = dir.join(name);
-    assert!(
-        program.is_file(),
-        "{} is missing; run `cargo build` or set WINSTON_BIN_DIR",
-        program.display()
-    );
-    program
 }
 
 impl Control {
@@ -100,7 +80,7 @@ impl Control {
                 .open(self.dir.path().join("log"))
                 .expect("a log")
         };
-        let mut command = Command::new(program("winston-control"));
+        let mut command = Command::new(bin("winston-control").expect("the program"));
         command
             .env_remove("DATABASE_URL")
             .env("WINSTON_CONTROL_LISTEN", "127.0.0.1:0")

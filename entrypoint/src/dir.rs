@@ -1,0 +1,159 @@
+//! A directory handle, and the few things done through it.
+//!
+//! Every path is resolved one component at a time from an open directory and never through a symbolic link: an
+//! earlier run of the agent may have put one where a directory belongs.
+
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::path::{Component, Path};
+
+use rustix::fs::{self, AtFlags, Mode, OFlags, Stat};
+use rustix::io::{Errno, Result};
+
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+/// An open directory.
+#[derive(Debug)]
+pub(crate) struct Dir(OwnedFd);
+
+impl Dir {
+    /// Opens a path that the operator named; here, and only here, links are followed.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        fs::open(path, DIRECTORY, Mode::empty()).map(Self)
+    }
+
+    /// Opens a directory in this one. A symbolic link or a file there is `ENOTDIR`.
+    pub(crate) fn child(&self, name: &OsStr) -> Result<Self> {
+        fs::openat(&self.0, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty()).map(Self)
+    }
+
+    /// Opens a directory in this one, which is made with exactly this mode when it is missing.
+    pub(crate) fn child_or_new(&self, name: &OsStr, mode: u32) -> Result<Self> {
+        match fs::mkdirat(&self.0, name, Mode::from_raw_mode(mode)) {
+            Ok(()) => {
+                let made = self.child(name)?;
+                made.set_mode(mode)?; // mkdir subtracts the umask
+                Ok(made)
+            }
+            Err(Errno::EXIST) => self.child(name),
+            // A read-only file system says so even about a directory that is there.
+            Err(error) => self.child(name).map_err(|_| error),
+        }
+    }
+
+    /// Opens a path of several components beneath this directory. What is missing is made: the last one with `mode`,
+    /// those above it as passages that anybody may walk through.
+    pub(crate) fn descend(&self, path: &Path, mode: u32) -> Result<Self> {
+        let mut parts = path.components().peekable();
+        let mut here = Self(self.0.try_clone().map_err(|_| Errno::MFILE)?);
+        while let Some(Component::Normal(name)) = parts.next() {
+            let mode = if parts.peek().is_none() { mode } else { 0o755 };
+            here = here.child_or_new(name, mode)?;
+        }
+        Ok(here)
+    }
+
+    /// Owner, mode and device of the directory itself.
+    pub(crate) fn stat(&self) -> Result<Stat> {
+        fs::fstat(&self.0)
+    }
+
+    /// Sets the directory's own mode.
+    pub(crate) fn set_mode(&self, mode: u32) -> Result<()> {
+        fs::fchmod(&self.0, Mode::from_raw_mode(mode))
+    }
+
+    /// Whether this process may list, enter and change the directory.
+    pub(crate) fn usable(&self) -> bool {
+        let access = fs::Access::READ_OK | fs::Access::WRITE_OK | fs::Access::EXEC_OK;
+        fs::accessat(&self.0, ".", access, AtFlags::EACCESS).is_ok()
+    }
+
+    /// The content of a small file of ours; `None` when there is none.
+    pub(crate) fn read(&self, name: &OsStr) -> Option<Vec<u8>> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let fd = fs::openat(&self.0, name, flags, Mode::empty()).ok()?;
+        let mut content = Vec::new();
+        let mut file = std::fs::File::from(fd);
+        std::io::Read::read_to_end(&mut file, &mut content).ok()?;
+        Some(content)
+    }
+
+    /// Puts a file of mode 0600 in place, whole or not at all. It is not flushed: the same bytes are written again at
+    /// the next start, and a flush costs milliseconds on a network volume.
+    pub(crate) fn write(&self, name: &OsStr, content: &[u8]) -> Result<()> {
+        if self.read(name).is_some_and(|there| there == content) {
+            return Ok(());
+        }
+        let mut staged = name.to_owned();
+        staged.push(".new");
+        self.remove(&staged)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let fd = fs::openat(&self.0, &staged, flags, Mode::RUSR | Mode::WUSR)?;
+        let mut rest = content;
+        while !rest.is_empty() {
+            let written = rustix::io::write(&fd, rest)?;
+            rest = &rest[written..];
+        }
+        fs::renameat(&self.0, &staged, &self.0, name)
+    }
+
+    /// Removes a file; it may be missing.
+    pub(crate) fn remove(&self, name: &OsStr) -> Result<()> {
+        match fs::unlinkat(&self.0, name, AtFlags::empty()) {
+            Err(Errno::NOENT) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// The handle, for what this type does not do.
+    pub(crate) fn fd(&self) -> &OwnedFd {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    #[test]
+    fn makes_directories_with_exact_modes() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = Dir::open(root.path()).unwrap();
+        dir.descend(Path::new("a/b/c"), 0o700).unwrap();
+        dir.descend(Path::new("a/b/c"), 0o755).unwrap();
+        let mode = |path: &str| {
+            let meta = std::fs::metadata(root.path().join(path)).unwrap();
+            meta.permissions().mode() & 0o7777
+        };
+        assert_eq!(mode("a/b"), 0o755);
+        assert_eq!(mode("a/b/c"), 0o700, "an existing mode is the tenant's");
+    }
+
+    #[test]
+    fn a_link_is_not_a_directory() {
+        let root = tempfile::tempdir().unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        symlink(outside.path(), root.path().join("workspace")).unwrap();
+        let dir = Dir::open(root.path()).unwrap();
+        let error = dir.descend(Path::new("workspace/x"), 0o755).unwrap_err();
+        assert_eq!(error, Errno::NOTDIR);
+        assert!(!outside.path().join("x").exists());
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = Dir::open(root.path()).unwrap();
+        let name = OsStr::new("SOUL.md");
+        std::fs::write(root.path().join("SOUL.md.new"), "left by a crash").unwrap();
+        dir.write(name, b"one").unwrap();
+        dir.write(name, b"two").unwrap();
+        assert_eq!(dir.read(name).unwrap(), b"two");
+        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 1);
+        dir.remove(name).unwrap();
+        dir.remove(name).unwrap();
+        assert_eq!(dir.read(name), None);
+    }
+}

@@ -1,0 +1,145 @@
+//! Ends what the sidecar left behind, so that the end of PID 1 is the end of the tenant.
+//!
+//! A crashed sidecar leaves its gateway, and the agent's commands live in sessions of their own, where no process
+//! group reaches them. As PID 1 one `kill(-1)` reaches all. Elsewhere only direct children are signalled, over and
+//! over: when one ends, its children become ours, because we are their subreaper. That needs no list of descendants
+//! that is out of date when it is used, and the pid of a child cannot be recycled before we reap it.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use rustix::io::Errno;
+use rustix::process::WaitOptions;
+
+use crate::log;
+use crate::signals::Signals;
+
+/// Time between asking and killing. The sidecar has stopped its gateway in order; what is left here is either a
+/// short command or would not listen anyway.
+const ASK: Duration = Duration::from_secs(3);
+/// Time in which killed processes must be gone.
+const KILL: Duration = Duration::from_secs(5);
+/// A process that is forked while children are listed shows up at the next look.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// Asks everything to end, then kills it; only kills it when in a hurry.
+pub(crate) fn end(signals: &Signals, hurry: bool) -> nix::Result<()> {
+    if !hurry && round(signals, Signal::SIGTERM, ASK)? {
+        return Ok(());
+    }
+    if !round(signals, Signal::SIGKILL, KILL)? {
+        log::error("processes are left that cannot be killed", &[]);
+    }
+    Ok(())
+}
+
+/// Signals everything until nothing is left (true), time is up, or a stop signal asks to hurry.
+fn round(signals: &Signals, signal: Signal, time: Duration) -> nix::Result<bool> {
+    let deadline = Instant::now() + time;
+    let mut asked = HashSet::new();
+    let asks = signal != Signal::SIGKILL;
+    if reap(&mut asked) {
+        return Ok(true);
+    }
+    log::info("ending what the sidecar left behind", &[("signal", signal.as_str().into())]);
+    if asks && std::process::id() == 1 {
+        send_all(signal);
+    }
+    loop {
+        if reap(&mut asked) {
+            return Ok(true);
+        }
+        match (std::process::id() == 1, asks) {
+            (true, true) => {}
+            (true, false) => send_all(signal),
+            (false, _) => send_children(signal, &mut asked, asks),
+        }
+        let now = Instant::now();
+        if now >= deadline {
+            return Ok(false);
+        }
+        let next = signals.next(Some(deadline.min(now + LOOK_AGAIN)))?;
+        if asks && matches!(next, Some(Signal::SIGTERM | Signal::SIGINT)) {
+            return Ok(false);
+        }
+    }
+}
+
+/// Reaps what has ended; true when no child is left, and with that no descendant.
+fn reap(asked: &mut HashSet<i32>) -> bool {
+    loop {
+        match rustix::process::wait(WaitOptions::NOHANG) {
+            Ok(Some((pid, _))) => {
+                asked.remove(&pid.as_raw_nonzero().get());
+            }
+            Ok(None) => return false,
+            Err(Errno::INTR) => {}
+            Err(_) => return true,
+        }
+    }
+}
+
+/// Signals every process of the container. Only PID 1 may do this: anywhere else it would be the whole machine.
+fn send_all(signal: Signal) {
+    if std::process::id() == 1 {
+        // An error means that there is nobody left to signal.
+        let _ = kill(Pid::from_raw(-1), signal);
+    }
+}
+
+/// Signals every direct child; each one only once with a signal that asks.
+fn send_children(signal: Signal, asked: &mut HashSet<i32>, once: bool) {
+    for pid in children() {
+        if asked.insert(pid) || !once {
+            // It may be a zombie by now, which does not mind.
+            let _ = kill(Pid::from_raw(pid), signal);
+        }
+    }
+}
+
+/// Our direct children, zombies included.
+fn children() -> Vec<i32> {
+    let ours = std::process::id();
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+            stat.ok().and_then(|text| parent(&text)) == Some(ours)
+        })
+        .collect()
+}
+
+/// The parent in a line of `/proc/<pid>/stat`. The command before it may contain spaces and parentheses.
+fn parent(stat: &str) -> Option<u32> {
+    let (_, after) = stat.rsplit_once(')')?;
+    after.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parent_is_found_behind_any_command() {
+        assert_eq!(parent("7 (sh) S 1 7 7 0"), Some(1));
+        assert_eq!(parent("7 (a) R 9 (b) S 3 7 7 0"), Some(3));
+        assert_eq!(parent("7 (sh"), None);
+        assert_eq!(parent(""), None);
+    }
+
+    #[test]
+    fn a_child_is_listed() {
+        let mut child = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        assert!(children().contains(&pid));
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert!(!children().contains(&pid));
+    }
+}

@@ -1,0 +1,204 @@
+//! Putting the parts together, and taking them apart in order.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Semaphore, watch};
+
+use crate::config::Settings;
+use crate::edits::{EditError, Edits};
+use crate::fs::Root;
+use crate::gateway::{self, GatewayConfig, GatewayHandle, Limits};
+use crate::http::{App, BODY_BUDGET_KIB, CONCURRENT_WRITES, Server, TokenDigest};
+use crate::seeds;
+use crate::sync::{ControlClient, Engine, SyncStatus};
+use crate::watch::{Watch, WatchSettings, WatchStatus};
+
+/// How long the first boot waits for files from control before it falls back to the seeds.
+const FIRST_FILES_TIME: Duration = Duration::from_secs(20);
+
+/// How long the end waits for the last changes to reach control. They are in the journal anyway.
+const FLUSH_TIME: Duration = Duration::from_secs(2);
+
+/// Why the sidecar could not run. The text names the remedy.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RunError {
+    #[error("cannot open the data directory {path}: {error}; mount a writable volume there or set WINSTON_DATA_DIR")]
+    DataDir { path: String, error: EditError },
+    #[error("cannot listen on {address}: {error}; set WINSTON_SIDECAR_LISTEN to a free address")]
+    Listen { address: String, error: io::Error },
+    #[error("cannot prepare the connection to control: {0}; check WINSTON_CONTROL_CA_FILE")]
+    Control(io::Error),
+    #[error("{0}")]
+    Other(String),
+}
+
+/// Runs until a signal asks to stop.
+pub(crate) async fn run(settings: Settings) -> Result<(), RunError> {
+    let mut stop_signals = StopSignals::new().map_err(|error| RunError::Other(format!("signals: {error}")))?;
+    let started = Instant::now();
+    let listener = listen(&settings).await?;
+    let edits = open(&settings).await?;
+
+    let gateway = start_gateway(&settings);
+    let sync = Arc::new(SyncStatus::default());
+    let engine = start_engine(&settings, &edits, &gateway, &sync)?;
+    let watch_status = Arc::new(WatchStatus::default());
+    let app = App {
+        token: TokenDigest::of(&settings.token),
+        tenant_id: settings.tenant_id,
+        started,
+        edits: Arc::clone(&edits),
+        watch: Arc::clone(&watch_status),
+        gateway: gateway.clone(),
+        sync,
+        writes: Semaphore::new(CONCURRENT_WRITES),
+        body_budget: Semaphore::new(BODY_BUDGET_KIB),
+    };
+    let (stop, stopped) = watch::channel(false);
+    let server = tokio::spawn(Server::new(listener, Arc::new(app)).run(stopped));
+
+    let watching = WatchSettings { rescan: settings.rescan };
+    let (watched, status) = (Arc::clone(&edits), watch_status);
+    let work = move || Watch::start(watched, watching, status);
+    let watch =
+        spawned(work).await?.map_err(|error| RunError::Other(format!("cannot list the data directory: {error}")))?;
+    tracing::info!(files = edits.index().len(), elapsed_ms = started.elapsed().as_millis() as u64, "watching");
+
+    first_boot(&edits, engine.as_deref(), &gateway).await?;
+    let syncing = engine.clone().map(|engine| tokio::spawn(async move { engine.run().await }));
+
+    stop_signals.next().await;
+    tracing::info!("stopping");
+    tokio::select! {
+        () = gateway.shutdown() => {}
+        () = stop_signals.next() => tracing::warn!("asked to stop again; not waiting for the gateway"),
+    }
+    stop.send_replace(true);
+    if let Some(syncing) = syncing {
+        syncing.abort();
+    }
+    if server.await.is_err() {
+        tracing::error!("the server had panicked");
+    }
+    spawned(move || watch.stop()).await?;
+    if let Some(engine) = engine
+        && tokio::time::timeout(FLUSH_TIME, engine.flush()).await.is_err()
+    {
+        tracing::warn!("control did not take the last changes in time; they are sent after the next start");
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn spawned<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, RunError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| RunError::Other(error.to_string()))
+}
+
+async fn listen(settings: &Settings) -> Result<TcpListener, RunError> {
+    let failed = |error| RunError::Listen { address: settings.listen.to_string(), error };
+    let listener = match TcpListener::bind(settings.listen).await {
+        // A machine without IPv6 has no `[::]`; everything on IPv4 is what was meant.
+        Err(error) if settings.listen.ip().is_unspecified() && error.kind() == io::ErrorKind::Unsupported => {
+            TcpListener::bind(("0.0.0.0", settings.listen.port())).await
+        }
+        bound => bound,
+    }
+    .map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
+    Ok(listener)
+}
+
+async fn open(settings: &Settings) -> Result<Arc<Edits>, RunError> {
+    let path = settings.data_dir.clone();
+    let owner = settings.identity.map(|identity| (identity.uid, identity.gid));
+    let (layout, max_file_bytes, segment_bytes) =
+        (settings.layout.clone(), settings.max_file_bytes, settings.segment_bytes);
+    let work = move || {
+        let failed = |error| RunError::DataDir { path: path.display().to_string(), error };
+        let root = Root::open(&path, owner).map_err(|error| failed(error.into()))?;
+        Edits::open(Arc::new(root), layout, max_file_bytes, segment_bytes).map_err(failed)
+    };
+    spawned(work).await?.map(Arc::new)
+}
+
+fn start_gateway(settings: &Settings) -> GatewayHandle {
+    let Some(gateway) = &settings.gateway else { return gateway::disabled() };
+    if settings.identity.is_none() && rustix::process::geteuid().is_root() {
+        tracing::warn!("the gateway runs as root, like this process; set WINSTON_GATEWAY_UID to separate them");
+    }
+    gateway::start(GatewayConfig {
+        program: gateway.program.clone(),
+        state_dir: settings.data_dir.join(settings.layout.state.as_str()),
+        workspace_dir: settings.data_dir.join(settings.layout.workspace.as_str()),
+        home: gateway.home.clone(),
+        port: gateway.port,
+        identity: settings.identity,
+        environment: gateway.environment.clone(),
+        rpc_secret: gateway.token.clone(),
+        limits: Limits::default(),
+    })
+}
+
+fn start_engine(
+    settings: &Settings,
+    edits: &Arc<Edits>,
+    gateway: &GatewayHandle,
+    sync: &Arc<SyncStatus>,
+) -> Result<Option<Arc<Engine>>, RunError> {
+    let Some(url) = &settings.control_url else {
+        tracing::info!("WINSTON_CONTROL_URL is not set; changes stay in the local journal");
+        return Ok(None);
+    };
+    let ca_file = settings.control_ca_file.as_deref();
+    let client =
+        ControlClient::new(url, &settings.token, ca_file, settings.max_file_bytes).map_err(RunError::Control)?;
+    let engine = Engine::new(Arc::clone(edits), client, gateway.clone(), Arc::clone(sync))
+        .map_err(|error| RunError::Other(error.to_string()))?;
+    Ok(Some(Arc::new(engine)))
+}
+
+/// Without a configuration this is the first boot: files come from control or, when it does not answer, from the seeds.
+async fn first_boot(edits: &Arc<Edits>, engine: Option<&Engine>, gateway: &GatewayHandle) -> Result<(), RunError> {
+    let has_config =
+        || edits.layout().config_file().is_some_and(|path| matches!(edits.root().stat(&path), Ok(Some(_))));
+    let first = !has_config();
+    if first && let Some(engine) = engine {
+        let in_time = tokio::time::timeout(FIRST_FILES_TIME, engine.first_files()).await;
+        if in_time.is_err() {
+            tracing::warn!("control did not answer in time; using the first-boot files");
+        }
+    }
+    let seeded = Arc::clone(edits);
+    let work = move || if first { seeds::apply(&seeded) } else { seeds::discard(&seeded) };
+    if let Err(error) = spawned(work).await? {
+        tracing::error!(%error, "could not write the first-boot files");
+    }
+    if first && has_config() {
+        gateway.config_ready();
+    }
+    Ok(())
+}
+
+/// SIGTERM and SIGINT.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    fn new() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! Settings, read once from the environment.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http::Uri;
+use tracing_subscriber::filter::Targets;
+use winston_wire::env::{Reader, Secret, Variable};
+use winston_wire::{GATEWAY_PORT, SIDECAR_PORT};
+
+use crate::fs::{Layout, TenantPath};
+use crate::gateway::{Identity, inherited_environment};
+
+/// Every variable that the sidecar reads for itself. What the gateway may inherit is listed in [`inherited_environment`].
+pub(crate) const VARIABLES: &[Variable] = &[
+    Variable {
+        name: "WINSTON_SIDECAR_TOKEN",
+        default: "required",
+        meaning: "Bearer token of this tenant, for the file API and towards control. At least 32 characters.",
+    },
+    Variable {
+        name: "WINSTON_TENANT_ID",
+        default: "",
+        meaning: "Tenant id, reported by `/health` to callers with the token.",
+    },
+    Variable { name: "TENANT_ID", default: "", meaning: "Older name of `WINSTON_TENANT_ID`." },
+    Variable { name: "WINSTON_DATA_DIR", default: "/data", meaning: "The tenant's root. Absolute." },
+    Variable {
+        name: "OPENCLAW_STATE_DIR",
+        default: "$WINSTON_DATA_DIR/.openclaw",
+        meaning: "State directory of the gateway, below the data directory.",
+    },
+    Variable {
+        name: "OPENCLAW_WORKSPACE_DIR",
+        default: "$WINSTON_DATA_DIR/workspace",
+        meaning: "Workspace of the agent, below the data directory.",
+    },
+    Variable { name: "WINSTON_SIDECAR_LISTEN", default: "[::]:18790", meaning: "Address and port of the file API." },
+    Variable {
+        name: "WINSTON_CONTROL_URL",
+        default: "",
+        meaning: "Base URL of control. Unset: no sync; every change stays in the local journal.",
+    },
+    Variable {
+        name: "WINSTON_CONTROL_CA_FILE",
+        default: "",
+        meaning: "PEM file with further certificate authorities for `WINSTON_CONTROL_URL`.",
+    },
+    Variable { name: "WINSTON_GATEWAY", default: "on", meaning: "`off`: do not run a gateway." },
+    Variable {
+        name: "WINSTON_OPENCLAW_BIN",
+        default: "openclaw",
+        meaning: "The `openclaw` program; searched in `PATH` unless it has a slash.",
+    },
+    Variable { name: "OPENCLAW_GATEWAY_PORT", default: "18789", meaning: "Port of the gateway on loopback." },
+    Variable {
+        name: "OPENCLAW_GATEWAY_TOKEN",
+        default: "",
+        meaning: "Token of the gateway; passed on to it, and used to ask it for a bounded drain.",
+    },
+    Variable {
+        name: "WINSTON_GATEWAY_UID",
+        default: "",
+        meaning: "User id of the gateway and of the files that are created. Only as root.",
+    },
+    Variable { name: "WINSTON_GATEWAY_GID", default: "$WINSTON_GATEWAY_UID", meaning: "Group id of the same." },
+    Variable {
+        name: "WINSTON_GATEWAY_HOME",
+        default: "$WINSTON_DATA_DIR/.home",
+        meaning: "`HOME` of the gateway. Absolute.",
+    },
+    Variable {
+        name: "WINSTON_GATEWAY_ENV",
+        default: "",
+        meaning: "Names of further variables that the gateway inherits, separated by commas.",
+    },
+    Variable {
+        name: "WINSTON_MAX_FILE_BYTES",
+        default: "10485760",
+        meaning: "Largest file, in bytes, that the API writes and that history keeps with its content.",
+    },
+    Variable {
+        name: "WINSTON_JOURNAL_SEGMENT_BYTES",
+        default: "8388608",
+        meaning: "Size, in bytes, after which the journal starts a new segment.",
+    },
+    Variable {
+        name: "WINSTON_RESCAN_SECONDS",
+        default: "300",
+        meaning: "Seconds between full comparisons of disk and index.",
+    },
+    Variable {
+        name: "WINSTON_LOG",
+        default: "info",
+        meaning: "What is logged: a level, or `target=level` pairs separated by commas.",
+    },
+];
+
+/// Shortest token that is accepted; ours have 64 characters.
+const MIN_TOKEN_CHARS: usize = 32;
+
+/// The gateway's part of the settings.
+pub(crate) struct GatewaySettings {
+    pub(crate) program: PathBuf,
+    pub(crate) port: u16,
+    pub(crate) token: Option<Secret>,
+    pub(crate) home: PathBuf,
+    /// What it inherits from our environment.
+    pub(crate) environment: Vec<(String, String)>,
+}
+
+/// Everything that can be set.
+pub(crate) struct Settings {
+    pub(crate) token: Secret,
+    pub(crate) tenant_id: Option<String>,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) layout: Layout,
+    pub(crate) listen: SocketAddr,
+    pub(crate) control_url: Option<Uri>,
+    pub(crate) control_ca_file: Option<PathBuf>,
+    /// `None`: no gateway.
+    pub(crate) gateway: Option<GatewaySettings>,
+    pub(crate) identity: Option<Identity>,
+    pub(crate) max_file_bytes: u64,
+    pub(crate) segment_bytes: u64,
+    pub(crate) rescan: Duration,
+    pub(crate) log: Targets,
+}
+
+impl Settings {
+    /// Reads the settings; on failure every mistake, one sentence each.
+    pub(crate) fn from_env(own: &[(String, String)]) -> Result<Self, Vec<String>> {
+        let lookup = |name: &str| own.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
+        let mut reader = Reader::new(VARIABLES, lookup);
+        let token = reader.required("WINSTON_SIDECAR_TOKEN").unwrap_or_default();
+        if !token.is_empty() && token.len() < MIN_TOKEN_CHARS {
+            reader.mistake(format!("WINSTON_SIDECAR_TOKEN must have at least {MIN_TOKEN_CHARS} characters"));
+        }
+        let tenant_id = reader.text("WINSTON_TENANT_ID").or_else(|| reader.text("TENANT_ID"));
+        let data_dir = PathBuf::from(reader.text("WINSTON_DATA_DIR").unwrap_or_else(|| "/data".to_owned()));
+        if !data_dir.is_absolute() {
+            reader.mistake("WINSTON_DATA_DIR must be an absolute path");
+        }
+        let layout = Layout {
+            state: below(&mut reader, "OPENCLAW_STATE_DIR", &data_dir, ".openclaw"),
+            workspace: below(&mut reader, "OPENCLAW_WORKSPACE_DIR", &data_dir, "workspace"),
+        };
+        let listen = reader.parsed("WINSTON_SIDECAR_LISTEN", "an address and a port, for example 127.0.0.1:18790");
+        let control_url = control_url(&mut reader);
+        let control_ca_file = reader.text("WINSTON_CONTROL_CA_FILE").map(PathBuf::from);
+        let identity = identity(&mut reader);
+        let gateway = gateway(&mut reader, &data_dir, own);
+        let max_file_bytes = reader.parsed("WINSTON_MAX_FILE_BYTES", "a number of bytes").unwrap_or(10 * 1024 * 1024);
+        let segment_bytes =
+            reader.parsed("WINSTON_JOURNAL_SEGMENT_BYTES", "a number of bytes").unwrap_or(8 * 1024 * 1024);
+        let rescan = reader.parsed("WINSTON_RESCAN_SECONDS", "a number of seconds").unwrap_or(300);
+        let log = reader.parsed("WINSTON_LOG", "a level or target=level pairs");
+        let mistakes = reader.finish();
+        if !mistakes.is_empty() {
+            return Err(mistakes);
+        }
+        Ok(Self {
+            token: Secret::new(token),
+            tenant_id,
+            data_dir,
+            layout,
+            listen: listen.unwrap_or_else(|| SocketAddr::from(([0u16; 8], SIDECAR_PORT))),
+            control_url,
+            control_ca_file,
+            gateway,
+            identity,
+            max_file_bytes,
+            segment_bytes,
+            rescan: Duration::from_secs(u64::max(1, rescan)),
+            log: log.unwrap_or_else(|| Targets::new().with_default(tracing::Level::INFO)),
+        })
+    }
+}
+
+/// A directory below the data directory, as a path relative to it.
+fn below(reader: &mut Reader<'_>, name: &str, data_dir: &Path, default: &str) -> TenantPath {
+    let text = reader.text(name);
+    let relative = match &text {
+        None => Some(default),
+        Some(text) => Path::new(text).strip_prefix(data_dir).ok().and_then(Path::to_str),
+    };
+    match relative.map(TenantPath::parse) {
+        Some(Ok(path)) if !path.is_root() => path,
+        _ => {
+            reader.mistake(format!("{name} must be a directory below WINSTON_DATA_DIR"));
+            TenantPath::default()
+        }
+    }
+}
+
+fn control_url(reader: &mut Reader<'_>) -> Option<Uri> {
+    let url: Uri = reader.parsed("WINSTON_CONTROL_URL", "an http or https URL")?;
+    if !matches!(url.scheme_str(), Some("http" | "https")) || url.host().is_none() || url.query().is_some() {
+        reader.mistake("WINSTON_CONTROL_URL must be an http or https URL without a query");
+    }
+    Some(url)
+}
+
+fn identity(reader: &mut Reader<'_>) -> Option<Identity> {
+    let uid = reader.parsed("WINSTON_GATEWAY_UID", "a numeric user id");
+    let gid = reader.parsed("WINSTON_GATEWAY_GID", "a numeric group id");
+    match (uid, gid) {
+        (Some(0), _) => {
+            reader.mistake("WINSTON_GATEWAY_UID must not be 0: the gateway runs commands for its agent");
+            None
+        }
+        (Some(uid), gid) => Some(Identity { uid, gid: gid.unwrap_or(uid) }),
+        (None, Some(_)) => {
+            reader.mistake("WINSTON_GATEWAY_GID needs WINSTON_GATEWAY_UID");
+            None
+        }
+        (None, None) => None,
+    }
+}
+
+fn gateway(reader: &mut Reader<'_>, data_dir: &Path, own: &[(String, String)]) -> Option<GatewaySettings> {
+    let enabled = match reader.text("WINSTON_GATEWAY").as_deref() {
+        None | Some("on") => true,
+        Some("off") => false,
+        Some(_) => {
+            reader.mistake("WINSTON_GATEWAY must be `on` or `off`");
+            false
+        }
+    };
+    let program = reader.text("WINSTON_OPENCLAW_BIN").unwrap_or_else(|| "openclaw".to_owned()).into();
+    let port = reader.parsed("OPENCLAW_GATEWAY_PORT", "a port number").unwrap_or(GATEWAY_PORT);
+    let token = reader.text("OPENCLAW_GATEWAY_TOKEN").map(Secret::new);
+    let home = reader.text("WINSTON_GATEWAY_HOME").map_or_else(|| data_dir.join(".home"), PathBuf::from);
+    if !home.is_absolute() {
+        reader.mistake("WINSTON_GATEWAY_HOME must be an absolute path");
+    }
+    let extra = reader.text("WINSTON_GATEWAY_ENV").unwrap_or_default();
+    let environment = inherited_environment(own.iter().cloned(), &extra).unwrap_or_else(|mistakes| {
+        mistakes.into_iter().for_each(|mistake| reader.mistake(mistake));
+        Vec::new()
+    });
+    enabled.then_some(GatewaySettings { program, port, token, home, environment })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOKEN: &str = "test-token-test-token-test-token-0123456789";
+
+    fn settings(pairs: &[(&str, &str)]) -> Result<Settings, Vec<String>> {
+        let own: Vec<_> = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Settings::from_env(&own)
+    }
+
+    #[test]
+    fn a_token_is_all_that_is_needed() {
+        let settings = settings(&[("WINSTON_SIDECAR_TOKEN", TOKEN)]).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
+        assert_eq!(settings.listen.port(), SIDECAR_PORT);
+        assert_eq!(settings.data_dir, Path::new("/data"));
+        assert_eq!(settings.layout.state.as_str(), ".openclaw");
+        assert!(settings.gateway.is_some());
+    }
+
+    #[test]
+    fn every_mistake_is_named_at_once() {
+        let mistakes = settings(&[
+            ("WINSTON_SIDECAR_TOKEN", "short"),
+            ("WINSTON_DATA_DIR", "data"),
+            ("OPENCLAW_STATE_DIR", "/elsewhere"),
+            ("WINSTON_SIDECAR_LISTEN", "18790"),
+            ("WINSTON_CONTROL_URL", "ftp://control"),
+            ("WINSTON_GATEWAY_UID", "0"),
+            ("WINSTON_GATEWAY", "maybe"),
+            ("WINSTON_GATEWAY_ENV", "MY_KEY,WINSTON_SIDECAR_TOKEN"),
+            ("WINSTON_MAX_FILE_BYTES", "10MB"),
+        ])
+        .err()
+        .unwrap_or_default();
+        for name in [
+            "WINSTON_SIDECAR_TOKEN",
+            "WINSTON_DATA_DIR",
+            "OPENCLAW_STATE_DIR",
+            "WINSTON_SIDECAR_LISTEN",
+            "WINSTON_CONTROL_URL",
+            "WINSTON_GATEWAY_UID",
+            "WINSTON_GATEWAY must",
+            "WINSTON_GATEWAY_ENV",
+            "WINSTON_MAX_FILE_BYTES",
+        ] {
+            assert!(mistakes.iter().any(|mistake| mistake.contains(name)), "{name} in {mistakes:?}");
+        }
+    }
+
+    #[test]
+    fn without_a_token_there_are_no_settings() {
+        assert_eq!(settings(&[]).err().unwrap_or_default(), ["WINSTON_SIDECAR_TOKEN is not set"]);
+    }
+}

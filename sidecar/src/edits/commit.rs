@@ -1,0 +1,115 @@
+//! From findings to journal and index, in that order.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use winston_wire::{Action, Change, ContentHash, Source, Timestamp};
+
+use super::{Author, Edits};
+use crate::fs::{Class, Stat, TenantPath};
+use crate::index::Version;
+use crate::journal::{Content, JournalError, NewRecord};
+
+/// Bytes of contents after which a batch is committed before more is read.
+const LARGE_BATCH_BYTES: usize = 4 * 1024 * 1024;
+
+/// Records that are not in the journal yet, and what the index will say once they are.
+#[derive(Default)]
+pub(super) struct Pending {
+    records: Vec<NewRecord>,
+    index: Vec<IndexUpdate>,
+    bytes: usize,
+}
+
+enum IndexUpdate {
+    Seen { path: TenantPath, version: Version, stat: Stat, at_ns: i64 },
+    Gone { path: TenantPath },
+}
+
+/// A version of a file, about to be recorded.
+pub(super) struct NewVersion {
+    pub(super) hash: Option<ContentHash>,
+    pub(super) previous: Option<ContentHash>,
+    pub(super) size: u64,
+    pub(super) created: bool,
+    /// `None` when the file is over the size limit.
+    pub(super) content: Option<Vec<u8>>,
+}
+
+impl Pending {
+    pub(super) fn is_large(&self) -> bool {
+        self.bytes > LARGE_BATCH_BYTES
+    }
+
+    /// A version was made.
+    pub(super) fn version(&mut self, path: &TenantPath, author: &Author, version: NewVersion) {
+        self.bytes += version.content.as_ref().map_or(0, Vec::len);
+        self.records.push(NewRecord {
+            timestamp: Timestamp::now(),
+            path: path.as_str().to_owned(),
+            source: author.source,
+            action: if version.created { Action::Create } else { Action::Update },
+            actor: author.actor.clone(),
+            hash: version.hash,
+            previous_hash: version.previous,
+            size: Some(version.size),
+            generation: author.generation,
+            content_omitted: version.content.is_none(),
+            content: version.content.map_or(Content::None, Content::keep),
+        });
+    }
+
+    /// A file was removed.
+    pub(super) fn deleted(&mut self, path: &TenantPath, author: &Author, previous: Option<ContentHash>) {
+        self.records.push(NewRecord {
+            timestamp: Timestamp::now(),
+            path: path.as_str().to_owned(),
+            source: author.source,
+            action: Action::Delete,
+            actor: author.actor.clone(),
+            hash: None,
+            previous_hash: previous,
+            size: None,
+            generation: author.generation,
+            content_omitted: false,
+            content: Content::None,
+        });
+        self.index.push(IndexUpdate::Gone { path: path.clone() });
+    }
+
+    /// A version is on disk under this stat, as read at `at_ns`.
+    pub(super) fn seen(&mut self, path: &TenantPath, version: Version, stat: Stat, at_ns: i64) {
+        self.index.push(IndexUpdate::Seen { path: path.clone(), version, stat, at_ns });
+    }
+}
+
+impl Edits {
+    /// Makes findings durable, then believes them.
+    pub(super) fn commit(&self, pending: Pending) -> Result<Vec<Change>, JournalError> {
+        let Pending { records, index, .. } = pending;
+        let changes = if records.is_empty() { Vec::new() } else { self.journal.append(records)? };
+        for update in index {
+            match update {
+                IndexUpdate::Seen { path, version, stat, at_ns } if self.layout.class(&path) == Class::Tracked => {
+                    self.index.insert(path.as_str(), version, &stat, at_ns);
+                }
+                IndexUpdate::Seen { .. } => {}
+                IndexUpdate::Gone { path } => self.index.remove(path.as_str()),
+            }
+        }
+        Ok(changes)
+    }
+}
+
+/// The agent, as an author.
+pub(super) fn agent() -> Author {
+    Author { source: Source::Agent, actor: None, generation: None }
+}
+
+/// Now, in the unit of [`Stat`]'s times.
+pub(super) fn now_ns() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .ok()
+        .and_then(|elapsed| i64::try_from(elapsed.as_nanos()).ok())
+        .unwrap_or(0)
+}

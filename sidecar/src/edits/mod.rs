@@ -1,0 +1,251 @@
+//! The one write path: the only code that changes a tenant's file and the only code that records a change.
+//!
+//! Everything here is synchronous and is called from blocking threads; the order of steps is what makes it safe, and it can be read from
+//! top to bottom. `docs/ARCHITECTURE.md` tells the same story in prose.
+
+mod commit;
+mod delete;
+mod examine;
+mod intent;
+mod locks;
+mod put;
+mod recover;
+mod staging;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use sha2::{Digest, Sha256};
+use winston_wire::{Base, ContentHash, Source};
+
+use crate::fs::{Class, EntryKind, FsError, Layout, Root, TenantPath};
+use crate::index::Index;
+use crate::journal::{Journal, JournalError};
+
+use locks::PathLocks;
+use staging::Staging;
+
+/// Attempts at an edit while the agent changes the same path underneath us.
+const ATTEMPTS: usize = 16;
+
+/// Who makes a change.
+#[derive(Debug, Clone)]
+pub(crate) struct Author {
+    pub(crate) source: Source,
+    pub(crate) actor: Option<String>,
+    /// Generation of the push, for [`Source::System`].
+    pub(crate) generation: Option<u64>,
+}
+
+/// What must be there for an edit to happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Precondition {
+    /// Whatever is there is replaced; it stays in history.
+    None,
+    /// `If-Match`: exactly this content.
+    Match(ContentHash),
+    /// `If-Match: *`: anything.
+    Present,
+    /// `If-None-Match: *`: nothing.
+    Absent,
+    /// A push: its base, or a version that was pushed too.
+    Push(Base),
+}
+
+/// Why an edit did not happen. Nothing was changed then.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EditError {
+    /// Our own directory.
+    #[error("Cannot modify .winston directory")]
+    Internal,
+    /// Credentials and live databases.
+    #[error("this path holds credentials or a live database and is not served")]
+    Secret,
+    /// Over the size limit.
+    #[error("file is larger than {limit} bytes")]
+    TooLarge { limit: u64 },
+    /// The precondition does not hold.
+    #[error("the file has changed")]
+    PreconditionFailed { current: Option<ContentHash> },
+    /// A push met a local edit.
+    #[error("the file was edited locally")]
+    Conflict { local: Option<ContentHash> },
+    /// The path changed faster than we could follow.
+    #[error("the file keeps changing; try again")]
+    Busy,
+    /// The file system.
+    #[error("{0}")]
+    Fs(#[from] FsError),
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
+/// A finished edit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Written {
+    pub(crate) hash: ContentHash,
+    pub(crate) size: u64,
+    /// The path did not exist before.
+    pub(crate) created: bool,
+    /// Position in the journal; `None` when the content was there already.
+    pub(crate) seq: Option<u64>,
+}
+
+/// See the module.
+pub(crate) struct Edits {
+    root: Arc<Root>,
+    layout: Layout,
+    index: Index,
+    journal: Journal,
+    staging: Staging,
+    locks: PathLocks,
+    max_file_bytes: u64,
+    data_flushes: AtomicU64,
+}
+
+impl Edits {
+    /// Takes over a data directory: opens the journal, settles what a crash left half done, loads the index.
+    pub(crate) fn open(
+        root: Arc<Root>,
+        layout: Layout,
+        max_file_bytes: u64,
+        segment_bytes: u64,
+    ) -> Result<Self, EditError> {
+        let internal = root.internal_dir(".winston")?;
+        // The index is brought up to date while the journal is read, but needs the journal's epoch first.
+        let mut newer = Vec::new();
+        let journal = Journal::open(&root, segment_bytes, &mut |record| newer.push(record.change.clone()))?;
+        let index = Index::load(&internal, journal.epoch());
+        for change in &newer {
+            index.replay(change);
+        }
+        let staging = Staging::open(&root)?;
+        let locks = PathLocks::new();
+        let data_flushes = AtomicU64::new(0);
+        let edits = Self { root, layout, index, journal, staging, locks, max_file_bytes, data_flushes };
+        edits.recover()?;
+        Ok(edits)
+    }
+
+    /// The journal.
+    pub(crate) fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// The tenant's root.
+    pub(crate) fn root(&self) -> &Arc<Root> {
+        &self.root
+    }
+
+    /// Where things are in the root.
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// What is recorded about the files.
+    pub(crate) fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// Size limit of one file, in bytes.
+    pub(crate) fn max_file_bytes(&self) -> u64 {
+        self.max_file_bytes
+    }
+
+    /// Flushes of files and directories so far.
+    pub(crate) fn data_flushes(&self) -> u64 {
+        self.data_flushes.load(Ordering::Relaxed)
+    }
+
+    fn count_flush(&self) {
+        self.data_flushes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Compares paths with the index and records what the agent did. Returns the paths that were changing while they were read; look
+    /// at them again soon. Blocking.
+    pub(crate) fn absorb(&self, paths: &[TenantPath]) -> Result<Vec<TenantPath>, JournalError> {
+        let _locks = self.locks.lock(paths.iter().map(TenantPath::as_str));
+        let mut pending = commit::Pending::default();
+        let mut unstable = Vec::new();
+        for path in paths {
+            if self.layout.class(path) != Class::Tracked {
+                continue;
+            }
+            match self.examine(path, &mut pending) {
+                Ok(current) if current.unstable => unstable.push(path.clone()),
+                Ok(_) => {}
+                Err(error) => tracing::warn!(path = %path, %error, "could not look at a changed file"),
+            }
+            if pending.is_large() {
+                self.commit(std::mem::take(&mut pending))?;
+            }
+        }
+        self.commit(pending)?;
+        Ok(unstable)
+    }
+
+    /// Indexed files that a listing of `directory` and everything below it did not show.
+    pub(crate) fn vanished(&self, directory: &TenantPath, present: &HashSet<Box<str>>) -> Vec<TenantPath> {
+        let missing = self.index.missing(directory.as_str(), present);
+        missing.iter().filter_map(|path| TenantPath::parse(path).ok()).collect()
+    }
+
+    /// Writes the index to disk. Blocking.
+    pub(crate) fn save_index(&self) -> Result<(), JournalError> {
+        let _locks = self.locks.lock_all();
+        let head = *self.journal.head().borrow();
+        let internal = self.root.internal_dir(".winston")?;
+        Ok(self.index.save(&internal, self.journal.epoch(), head)?)
+    }
+
+    /// Refuses paths that callers may not touch.
+    pub(crate) fn permit(&self, path: &TenantPath) -> Result<(), EditError> {
+        match self.layout.class(path) {
+            Class::Internal => Err(EditError::Internal),
+            Class::Secret => Err(EditError::Secret),
+            Class::Untracked | Class::Tracked if path.is_root() => Err(FsError::NotAFile(EntryKind::Directory).into()),
+            Class::Untracked | Class::Tracked => Ok(()),
+        }
+    }
+}
+
+impl Precondition {
+    /// Checks what is there. `wanted` is the content that the edit would produce.
+    fn check(self, current: &examine::Current, wanted: Option<ContentHash>) -> Result<(), EditError> {
+        let there = current.file.is_some();
+        let hash = current.hash();
+        let failed = || Err(EditError::PreconditionFailed { current: hash });
+        match self {
+            Self::Match(expected) if hash != Some(expected) => failed(),
+            Self::Present if !there => failed(),
+            Self::Absent if there => failed(),
+            Self::Push(base) => {
+                let as_expected = match base {
+                    Base::Any => true,
+                    Base::Absent => !there,
+                    Base::Hash(expected) => hash == Some(expected),
+                };
+                // Nobody but control has touched the file since, so nobody's edit can be overwritten.
+                let pushed = current.recorded.is_some_and(|version| version.source == Source::System);
+                if as_expected || pushed || (there && hash == wanted) || (!there && wanted.is_none()) {
+                    Ok(())
+                } else {
+                    Err(EditError::Conflict { local: hash })
+                }
+            }
+            Self::None | Self::Match(_) | Self::Present | Self::Absent => Ok(()),
+        }
+    }
+
+    /// Whether a version that slipped in must stop the edit instead of being recorded and replaced.
+    fn is_strict(self) -> bool {
+        !matches!(self, Self::None | Self::Push(Base::Any))
+    }
+}
+
+/// SHA-256 of some bytes.
+pub(crate) fn hash_of(bytes: &[u8]) -> ContentHash {
+    ContentHash::from_bytes(Sha256::digest(bytes).into())
+}

@@ -1,0 +1,409 @@
+//! The confined handle on a tenant's data directory.
+//!
+//! Every path is resolved by the kernel, relative to one directory handle, with `openat2(2)` and
+//! `RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS`: whatever a tenant does to its tree, also between two of our system
+//! calls, resolution cannot leave it. Links are not followed even inside the root, because a link is another name for a file and could
+//! lead around the rules for secrets and for our own directory. Mutations act on one name in a parent directory that was opened that way.
+
+use std::fs::File;
+use std::io::{self, IoSliceMut, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags};
+use rustix::io::{Errno, ReadWriteFlags};
+
+use super::TenantPath;
+
+const RESOLVE: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+
+/// Why the file system did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FsError {
+    /// No such file or directory.
+    #[error("not found")]
+    NotFound,
+    /// The path is, or passes through, a symbolic link, or resolution would leave the root.
+    #[error("Access denied")]
+    Escape,
+    /// A file was wanted and something else is there.
+    #[error("is a {}", .0.as_str())]
+    NotAFile(EntryKind),
+    /// A component that should be a directory is not one.
+    #[error("not a directory")]
+    NotADirectory,
+    /// Somebody created the name meanwhile.
+    #[error("already exists")]
+    Exists,
+    /// Disk or quota is full.
+    #[error("no space left on the volume")]
+    NoSpace,
+    /// The volume is mounted read-only.
+    #[error("the volume is read-only")]
+    ReadOnly,
+    /// The operating system refused: permissions.
+    #[error("permission denied by the file system")]
+    Denied,
+    /// The file system does not take such a name.
+    #[error("name too long for the file system")]
+    NameTooLong,
+    /// The path is on another file system than the data directory.
+    #[error("is on another file system than the data directory; mount the volume at WINSTON_DATA_DIR itself")]
+    CrossDevice,
+    /// Anything else.
+    #[error(transparent)]
+    Io(io::Error),
+}
+
+impl From<Errno> for FsError {
+    fn from(errno: Errno) -> Self {
+        match errno {
+            Errno::NOENT => Self::NotFound,
+            Errno::LOOP => Self::Escape,
+            Errno::ISDIR => Self::NotAFile(EntryKind::Directory),
+            // ENXIO: a socket, or a FIFO opened for writing without a reader.
+            Errno::NXIO => Self::NotAFile(EntryKind::Special),
+            Errno::NOTDIR => Self::NotADirectory,
+            Errno::EXIST => Self::Exists,
+            Errno::NOSPC | Errno::DQUOT => Self::NoSpace,
+            Errno::ROFS => Self::ReadOnly,
+            Errno::ACCESS | Errno::PERM => Self::Denied,
+            Errno::NAMETOOLONG => Self::NameTooLong,
+            Errno::XDEV => Self::CrossDevice,
+            other => Self::Io(other.into()),
+        }
+    }
+}
+
+impl From<io::Error> for FsError {
+    fn from(error: io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(code) => Errno::from_raw_os_error(code).into(),
+            None => Self::Io(error),
+        }
+    }
+}
+
+impl FsError {
+    /// The path itself is the problem: the same request will fail again.
+    pub(crate) fn is_about_the_path(&self) -> bool {
+        match self {
+            Self::Escape | Self::NotAFile(_) | Self::NotADirectory | Self::NameTooLong | Self::CrossDevice => true,
+            Self::NotFound | Self::Exists | Self::NoSpace | Self::ReadOnly | Self::Denied | Self::Io(_) => false,
+        }
+    }
+}
+
+/// What a name refers to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EntryKind {
+    File,
+    Directory,
+    Symlink,
+    /// FIFO, socket or device.
+    Special,
+}
+
+impl EntryKind {
+    fn from_type(kind: FileType) -> Self {
+        match kind {
+            FileType::RegularFile => Self::File,
+            FileType::Directory => Self::Directory,
+            FileType::Symlink => Self::Symlink,
+            _ => Self::Special,
+        }
+    }
+
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Directory => "directory",
+            Self::Symlink => "symbolic link",
+            Self::Special => "special file",
+        }
+    }
+}
+
+/// The parts of `stat(2)` that identify a version of a file. Times are nanoseconds since the epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stat {
+    pub(crate) kind: EntryKind,
+    pub(crate) dev: u64,
+    pub(crate) ino: u64,
+    pub(crate) size: u64,
+    pub(crate) mtime_ns: i64,
+    pub(crate) ctime_ns: i64,
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) links: u64,
+}
+
+impl Stat {
+    #[allow(clippy::unnecessary_cast)] // The field types differ between architectures.
+    fn from_raw(raw: &rustix::fs::Stat) -> Self {
+        Self {
+            kind: EntryKind::from_type(FileType::from_raw_mode(raw.st_mode)),
+            dev: raw.st_dev as u64,
+            ino: raw.st_ino as u64,
+            size: raw.st_size.max(0) as u64,
+            mtime_ns: (raw.st_mtime as i64).saturating_mul(1_000_000_000).saturating_add(raw.st_mtime_nsec as i64),
+            ctime_ns: (raw.st_ctime as i64).saturating_mul(1_000_000_000).saturating_add(raw.st_ctime_nsec as i64),
+            mode: raw.st_mode & 0o7777,
+            uid: raw.st_uid,
+            gid: raw.st_gid,
+            links: raw.st_nlink as u64,
+        }
+    }
+
+    /// Stat of an open file.
+    pub(crate) fn of(file: impl AsFd) -> Result<Self, FsError> {
+        Ok(Self::from_raw(&rustix::fs::fstat(file)?))
+    }
+}
+
+/// A regular file, open for reading.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) file: File,
+    pub(crate) stat: Stat,
+}
+
+impl Opened {
+    /// Reads the whole file, or `None` when it is longer than `limit` bytes.
+    pub(crate) fn read(&mut self, limit: u64) -> Result<Option<Vec<u8>>, FsError> {
+        if self.stat.size > limit {
+            return Ok(None);
+        }
+        let mut content = Vec::with_capacity(usize::try_from(self.stat.size).unwrap_or(0) + 1);
+        (&mut self.file).take(limit + 1).read_to_end(&mut content)?;
+        Ok((content.len() as u64 <= limit).then_some(content))
+    }
+}
+
+/// One name in a directory.
+#[derive(Debug)]
+pub(crate) struct DirEntry {
+    pub(crate) name: Vec<u8>,
+    pub(crate) stat: Stat,
+}
+
+/// A directory in which one name is about to be changed.
+#[derive(Debug)]
+pub(crate) struct Parent<'a> {
+    pub(crate) dir: OwnedFd,
+    pub(crate) name: &'a str,
+}
+
+/// Handle on the data directory. Cheap to share, never leaves the tree.
+#[derive(Debug)]
+pub(crate) struct Root {
+    dir: OwnedFd,
+    path: PathBuf,
+    /// Owner given to what we create; `None` keeps the process's own.
+    owner: Option<(u32, u32)>,
+}
+
+impl Root {
+    /// Opens the data directory and checks that the kernel can confine us.
+    pub(crate) fn open(path: &Path, owner: Option<(u32, u32)>) -> Result<Self, FsError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(path, flags, Mode::empty())?;
+        let root = Self { dir, path: path.to_owned(), owner };
+        root.resolve(".", OFlags::PATH | OFlags::DIRECTORY)?;
+        Ok(root)
+    }
+
+    /// Where the data directory is, for messages and for inotify.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the directory that we hold is still the one that the path names. A volume that was unmounted or replaced is not.
+    pub(crate) fn still_in_place(&self) -> bool {
+        let same = || -> Result<bool, Errno> {
+            let held = rustix::fs::fstat(&self.dir)?;
+            let named = rustix::fs::stat(&self.path)?;
+            Ok((held.st_dev, held.st_ino) == (named.st_dev, named.st_ino) && held.st_nlink > 0)
+        };
+        same().unwrap_or(false)
+    }
+
+    /// `openat2` below the root. `EAGAIN` means that something was renamed during resolution; the kernel asks to try again.
+    fn resolve(&self, path: &str, flags: OFlags) -> Result<OwnedFd, FsError> {
+        let path = if path.is_empty() { "." } else { path };
+        for _ in 0..64 {
+            match rustix::fs::openat2(&self.dir, path, flags | OFlags::CLOEXEC, Mode::empty(), RESOLVE) {
+                Ok(fd) => return Ok(fd),
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                // Only resolution was attempted, so EXDEV means "would leave the root".
+                Err(Errno::XDEV) => return Err(FsError::Escape),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Err(FsError::Io(io::ErrorKind::WouldBlock.into()))
+    }
+
+    /// Stat without following a final link; `None` when there is nothing.
+    pub(crate) fn stat(&self, path: &TenantPath) -> Result<Option<Stat>, FsError> {
+        match self.resolve(path.as_str(), OFlags::PATH | OFlags::NOFOLLOW) {
+            Ok(fd) => Stat::of(fd).map(Some),
+            Err(FsError::NotFound | FsError::NotADirectory) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Opens a regular file for reading. Never blocks on a FIFO.
+    pub(crate) fn open_file(&self, path: &TenantPath) -> Result<Opened, FsError> {
+        let fd = self.resolve(path.as_str(), OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
+        self.checked(fd)
+    }
+
+    /// A regular file, and not somebody else's: a hard link may be another name for a file outside the tree that its maker cannot read.
+    fn checked(&self, fd: OwnedFd) -> Result<Opened, FsError> {
+        let stat = Stat::of(&fd)?;
+        if stat.kind != EntryKind::File {
+            return Err(FsError::NotAFile(stat.kind));
+        }
+        let own = self.owner.map_or_else(|| rustix::process::geteuid().as_raw(), |(uid, _)| uid);
+        if stat.links > 1 && stat.uid != own {
+            return Err(FsError::Escape);
+        }
+        Ok(Opened { file: File::from(fd), stat })
+    }
+
+    /// Reads a small file without ever waiting for the disk: `None` unless path and content are cached by the kernel. Safe to call on
+    /// the event loop; everything that is not a quick success is left to [`Root::open_file`] on a blocking thread.
+    pub(crate) fn read_cached(&self, path: &TenantPath, limit: usize) -> Option<(Vec<u8>, Stat)> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let resolve = RESOLVE | ResolveFlags::CACHED;
+        let fd = rustix::fs::openat2(&self.dir, path.as_str(), flags, Mode::empty(), resolve).ok()?;
+        let opened = self.checked(fd).ok()?;
+        let size = usize::try_from(opened.stat.size).ok().filter(|size| *size <= limit)?;
+        // One byte more, so that a file that grew meanwhile is noticed.
+        let mut content = vec![0; size + 1];
+        let read = rustix::io::preadv2(&opened.file, &mut [IoSliceMut::new(&mut content)], 0, ReadWriteFlags::NOWAIT);
+        if read != Ok(size) {
+            return None;
+        }
+        content.truncate(size);
+        Some((content, opened.stat))
+    }
+
+    /// Opens a directory for listing.
+    pub(crate) fn open_dir(&self, path: &TenantPath) -> Result<OwnedFd, FsError> {
+        self.resolve(path.as_str(), OFlags::RDONLY | OFlags::DIRECTORY)
+    }
+
+    /// Opens the directory in which `path` names an entry.
+    pub(crate) fn parent<'a>(&self, path: &'a TenantPath) -> Result<Parent<'a>, FsError> {
+        let (parent, name) = path.split().ok_or(FsError::NotAFile(EntryKind::Directory))?;
+        Ok(Parent { dir: self.resolve(parent, OFlags::RDONLY | OFlags::DIRECTORY)?, name })
+    }
+
+    /// Like [`Root::parent`], but creates what is missing; each created directory is on disk before its child is.
+    pub(crate) fn parent_created<'a>(&self, path: &'a TenantPath) -> Result<Parent<'a>, FsError> {
+        match self.parent(path) {
+            Err(FsError::NotFound) => {}
+            found => return found,
+        }
+        let (parent, _) = path.split().ok_or(FsError::NotAFile(EntryKind::Directory))?;
+        let mut reached = String::with_capacity(parent.len());
+        for component in parent.split('/') {
+            let dir = self.resolve(&reached, OFlags::RDONLY | OFlags::DIRECTORY)?;
+            match rustix::fs::mkdirat(&dir, component, Mode::from_raw_mode(0o755)) {
+                Ok(()) => {
+                    self.own(&dir, component)?;
+                    rustix::fs::fsync(&dir)?;
+                }
+                Err(Errno::EXIST) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+            if !reached.is_empty() {
+                reached.push('/');
+            }
+            reached.push_str(component);
+        }
+        self.parent(path)
+    }
+
+    fn own(&self, dir: &OwnedFd, name: &str) -> Result<(), FsError> {
+        if let Some((uid, gid)) = self.owner {
+            let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
+            rustix::fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+        }
+        Ok(())
+    }
+
+    /// Owner for new files: the configured one.
+    pub(crate) fn owner(&self) -> Option<(u32, u32)> {
+        self.owner
+    }
+
+    /// Creates (or keeps) a directory of our own below the root, mode 0700, and opens it.
+    pub(crate) fn internal_dir(&self, path: &str) -> Result<OwnedFd, FsError> {
+        let mut reached = String::new();
+        for component in path.split('/') {
+            let dir = self.resolve(&reached, OFlags::RDONLY | OFlags::DIRECTORY)?;
+            match rustix::fs::mkdirat(&dir, component, Mode::from_raw_mode(0o700)) {
+                Ok(()) => rustix::fs::fsync(&dir)?,
+                Err(Errno::EXIST) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+            if !reached.is_empty() {
+                reached.push('/');
+            }
+            reached.push_str(component);
+        }
+        self.resolve(path, OFlags::RDONLY | OFlags::DIRECTORY)
+    }
+
+    /// Calls `visit` for every entry of an open directory. Entries that vanish meanwhile are left out; links are not followed.
+    pub(crate) fn each_entry(dir: BorrowedFd<'_>, mut visit: impl FnMut(DirEntry)) -> Result<(), FsError> {
+        let mut buffer = Vec::with_capacity(16 * 1024);
+        let mut entries = RawDir::new(dir, buffer.spare_capacity_mut());
+        while let Some(entry) = entries.next() {
+            let entry = entry?;
+            let name = entry.file_name();
+            if name == c"." || name == c".." {
+                continue;
+            }
+            match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(raw) => visit(DirEntry { name: name.to_bytes().to_vec(), stat: Stat::from_raw(&raw) }),
+                Err(Errno::NOENT) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Stat of a name in a directory, not following a link; `None` when there is nothing.
+pub(crate) fn stat_at(dir: impl AsFd, name: &str) -> Result<Option<Stat>, FsError> {
+    match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(raw) => Ok(Some(Stat::from_raw(&raw))),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// `renameat2(2)`.
+pub(crate) fn rename(
+    from: impl AsFd,
+    from_name: &str,
+    to: impl AsFd,
+    to_name: &str,
+    how: RenameFlags,
+) -> Result<(), FsError> {
+    Ok(rustix::fs::renameat_with(from, from_name, to, to_name, how)?)
+}
+
+/// Puts a name back where it was, unless something else is there by now.
+pub(crate) fn rename_back(from: impl AsFd, from_name: &str, to: impl AsFd, to_name: &str) -> Result<(), FsError> {
+    rename(from, from_name, to, to_name, RenameFlags::NOREPLACE)
+}
+
+/// Removes a name that is not a directory.
+pub(crate) fn unlink(dir: impl AsFd, name: &str) -> Result<(), FsError> {
+    Ok(rustix::fs::unlinkat(dir, name, AtFlags::empty())?)
+}

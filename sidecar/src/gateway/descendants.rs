@@ -1,0 +1,233 @@
+//! Ending what a gateway leaves behind.
+//!
+//! The gateway's spawn broker and every command that the agent runs have sessions of their own, so no process group
+//! reaches them. They cannot hide either: the sidecar is a child subreaper, so whatever loses its parent becomes a
+//! child of the sidecar, and a process can start a session but never join another one. A descendant of ours that is
+//! in another session than ours therefore came from the gateway.
+//!
+//! Being a subreaper also means reaping: [`reap`] waits for exactly those zombies, by id. Children that somebody in
+//! this process owns are in our session or are the gateway itself; waiting for any child would steal their ends.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
+use tokio::time::{Instant, sleep};
+
+/// Pause between two looks at who is left.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// A line of the process table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Entry {
+    pid: i32,
+    parent: i32,
+    session: i32,
+    zombie: bool,
+    /// Together with the id this is an identity: ids are reused, but not within a clock tick.
+    started: u64,
+}
+
+/// Makes the orphans below us ours.
+pub(super) fn adopt_orphans() {
+    if let Err(error) = nix::sys::prctl::set_child_subreaper(true) {
+        tracing::warn!(%error, "orphans of the gateway go to PID 1 and cannot be ended by us");
+    }
+}
+
+/// Kills everything that came from a gateway that has ended, and reaps it. Gives up after `limit`.
+pub(super) async fn sweep(limit: Duration) {
+    let give_up = Instant::now() + limit;
+    loop {
+        let table = table();
+        let strays = strays(&table, own_pid(), own_session());
+        let mut alive = 0;
+        for stray in &strays {
+            if stray.zombie {
+                // A zombie below another stray is that one's to reap, or ours once it is gone.
+                reap_one(stray);
+            } else {
+                alive += 1;
+                kill(stray);
+            }
+        }
+        if strays.is_empty() {
+            return;
+        }
+        if Instant::now() >= give_up {
+            tracing::warn!(alive, left = strays.len(), "processes of the ended gateway remain");
+            return;
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// The ids of everything that came from the gateway, itself included, and of ourselves.
+pub(super) fn family() -> Vec<i32> {
+    let own = own_pid();
+    let strays = strays(&table(), own, own_session());
+    strays.iter().map(|entry| entry.pid).chain([own]).collect()
+}
+
+/// Reaps orphans of a running gateway that have ended.
+pub(super) fn reap(gateway: Option<Pid>) {
+    let gateway = gateway.map_or(0, |pid| pid.as_raw_nonzero().get());
+    let (own_pid, own_session) = (own_pid(), own_session());
+    for entry in table() {
+        let orphan = entry.parent == own_pid && entry.session != own_session;
+        if orphan && entry.zombie && entry.pid != gateway {
+            reap_one(&entry);
+        }
+    }
+}
+
+/// How many orphans of a gateway wait to be reaped.
+#[cfg(test)]
+pub(super) fn zombies() -> usize {
+    strays(&table(), own_pid(), own_session()).iter().filter(|stray| stray.zombie).count()
+}
+
+/// The descendants of `own_pid` that came from a gateway: below a child that is in a foreign session.
+fn strays(table: &[Entry], own_pid: i32, own_session: i32) -> Vec<Entry> {
+    let mut children: HashMap<i32, Vec<&Entry>> = HashMap::new();
+    for entry in table {
+        children.entry(entry.parent).or_default().push(entry);
+    }
+    let mut strays = Vec::new();
+    let mut seen = HashSet::new();
+    let mut open: Vec<&Entry> =
+        children.get(&own_pid).into_iter().flatten().copied().filter(|child| child.session != own_session).collect();
+    // The table is read while it changes, so it may claim circles.
+    while let Some(entry) = open.pop() {
+        if entry.pid != own_pid && seen.insert(entry.pid) {
+            strays.push(*entry);
+            open.extend(children.get(&entry.pid).into_iter().flatten().copied());
+        }
+    }
+    strays
+}
+
+fn kill(entry: &Entry) {
+    let Some(pid) = Pid::from_raw(entry.pid) else {
+        return;
+    };
+    let sent = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+        // The descriptor holds on to one process; the second look says that it is the one we mean.
+        Ok(process) if is_still(entry) => rustix::process::pidfd_send_signal(process, Signal::KILL),
+        Ok(_) => return,
+        Err(Errno::NOSYS) if is_still(entry) => rustix::process::kill_process(pid, Signal::KILL),
+        Err(error) => Err(error),
+    };
+    match sent {
+        Ok(()) => tracing::info!(pid = entry.pid, "killed a process that the gateway left behind"),
+        Err(Errno::SRCH) => {}
+        Err(error) => tracing::warn!(%error, pid = entry.pid, "left-over process not killed"),
+    }
+}
+
+fn is_still(entry: &Entry) -> bool {
+    read_entry(entry.pid).is_some_and(|now| now.started == entry.started)
+}
+
+fn reap_one(entry: &Entry) {
+    if let Some(pid) = Pid::from_raw(entry.pid) {
+        // Not our child (yet), or reaped meanwhile: the next look tells.
+        let _ = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG);
+    }
+}
+
+fn own_pid() -> i32 {
+    rustix::process::getpid().as_raw_nonzero().get()
+}
+
+/// Zero, as in the process table, when the leader of our session is outside of our PID namespace.
+fn own_session() -> i32 {
+    read_entry(own_pid()).map_or(0, |own| own.session)
+}
+
+fn table() -> Vec<Entry> {
+    let Ok(proc) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    proc.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter_map(read_entry).collect()
+}
+
+fn read_entry(pid: i32) -> Option<Entry> {
+    parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// Parses `/proc/<pid>/stat` (proc_pid_stat(5)). The name of the program stands in parentheses and may itself
+/// contain parentheses, spaces and newlines, so fields are counted from the last one.
+fn parse_stat(stat: &[u8]) -> Option<Entry> {
+    let name_start = stat.iter().position(|&byte| byte == b'(')?;
+    let name_end = stat.iter().rposition(|&byte| byte == b')')?;
+    let pid = std::str::from_utf8(&stat[..name_start]).ok()?.trim();
+    let rest = std::str::from_utf8(stat.get(name_end + 1..)?).ok()?;
+    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+    Some(Entry {
+        pid: pid.parse().ok()?,
+        zombie: matches!(*fields.first()?, "Z" | "X"),
+        parent: fields.get(1)?.parse().ok()?,
+        session: fields.get(3)?.parse().ok()?,
+        started: fields.get(19)?.parse().ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(pid: i32, parent: i32, session: i32) -> Entry {
+        Entry { pid, parent, session, zombie: false, started: 1 }
+    }
+
+    fn stray_pids(table: &[Entry]) -> Vec<i32> {
+        let mut pids: Vec<i32> = strays(table, 10, 5).iter().map(|entry| entry.pid).collect();
+        pids.sort_unstable();
+        pids
+    }
+
+    #[test]
+    fn only_what_is_below_us_in_another_session_is_a_stray() {
+        let table = [
+            entry(1, 0, 1),
+            entry(10, 1, 5),
+            // Ours: a helper in our session, and what it started.
+            entry(11, 10, 5),
+            entry(12, 11, 12),
+            // The gateway's: orphaned broker, its children in sessions of their own.
+            entry(20, 10, 20),
+            entry(21, 20, 21),
+            entry(22, 21, 21),
+            // Somebody else's.
+            entry(30, 1, 30),
+            entry(31, 30, 20),
+        ];
+        assert_eq!(stray_pids(&table), [20, 21, 22]);
+    }
+
+    #[test]
+    fn a_circle_in_a_torn_table_ends() {
+        let table = [entry(20, 10, 20), entry(21, 20, 20), entry(20, 21, 20), entry(10, 21, 5)];
+        assert_eq!(stray_pids(&table), [20, 21]);
+    }
+
+    #[test]
+    fn a_program_name_cannot_forge_the_fields() {
+        let stat = b"77 (a) Z 1 1 1) S 10 77 70 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 9876 1 2";
+        assert_eq!(parse_stat(stat), Some(Entry { pid: 77, parent: 10, session: 70, zombie: false, started: 9876 }));
+        for torn in [&b""[..], b"77", b"77 (a", b"77 (a)", b"77 (a) S 1", b") 1 ("] {
+            assert_eq!(parse_stat(torn), None);
+        }
+    }
+
+    #[test]
+    fn the_table_has_us() {
+        let own = read_entry(own_pid()).expect("we exist");
+        assert!(table().iter().any(|entry| entry.pid == own.pid));
+        assert!(is_still(&own));
+        assert!(!is_still(&Entry { started: own.started + 1, ..own }));
+    }
+}

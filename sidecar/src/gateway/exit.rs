@@ -1,0 +1,162 @@
+//! What the end of a gateway process means, in one sentence.
+//!
+//! The gateway's exit codes say less than they seem to: 0 is a stop as well as a restart, and 78, officially a
+//! configuration error, also stands for a directory that cannot be written and for a second gateway.
+
+use std::path::PathBuf;
+
+use super::state::{End, Why};
+
+/// How the process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Exit {
+    /// By itself.
+    Code(i32),
+    /// By a signal.
+    Signal(i32),
+    /// Nobody can tell: the status was lost.
+    Unknown,
+}
+
+/// What the shell saw when it looked for the cause.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Findings {
+    /// There is no `openclaw.json`.
+    pub(super) no_config: bool,
+    /// A directory that the gateway must be able to write and cannot.
+    pub(super) unwritable: Option<PathBuf>,
+    /// Another living process that owns the state directory.
+    pub(super) other_owner: Option<u32>,
+}
+
+/// Exit code of a configuration error, and of more.
+pub(super) const CONFIG: i32 = 78;
+
+const SIGHUP: i32 = 1;
+const SIGABRT: i32 = 6;
+const SIGKILL: i32 = 9;
+const SIGSEGV: i32 = 11;
+const SIGTERM: i32 = 15;
+
+/// What the transition function has to know. Findings decide only about 78.
+pub(super) fn end(exit: Exit, findings: &Findings) -> End {
+    match exit {
+        Exit::Code(0) => End::Clean,
+        Exit::Code(CONFIG) if findings.no_config => End::NoConfig,
+        _ => End::Failed,
+    }
+}
+
+/// The sentence. `stopping` is why we were stopping it, if we were.
+pub(super) fn meaning(exit: Exit, findings: &Findings, stopping: Option<Why>) -> String {
+    match stopping {
+        Some(Why::NeverReady) => {
+            return "it was stopped because it did not become ready within the start budget".into();
+        }
+        Some(Why::Unresponsive) => {
+            return "it was stopped because it did not answer /healthz within the liveness budget".into();
+        }
+        Some(Why::Requested) => return asked(exit),
+        None => {}
+    }
+    match exit {
+        Exit::Code(0) => "it ended by itself in order, which is how it asks to be restarted".into(),
+        Exit::Code(1) => "it failed for a reason other than its configuration: a port in use, a lock, a \
+             replaced installation or the wrong Node.js version"
+            .into(),
+        Exit::Code(CONFIG) => config_error(findings),
+        Exit::Code(126 | 127) => {
+            "its program could not be run: the interpreter (node) was not found in PATH or is not \
+             executable"
+                .into()
+        }
+        Exit::Code(code) => format!("it ended with code {code}, which it does not document"),
+        Exit::Signal(SIGKILL) => "it was killed (SIGKILL): out of memory, or by someone's hand".into(),
+        Exit::Signal(SIGABRT) => "it aborted (SIGABRT): usually Node.js ran out of heap memory".into(),
+        Exit::Signal(SIGSEGV) => "it crashed (SIGSEGV): a fault in Node.js or a native module".into(),
+        Exit::Signal(SIGTERM) => "it was terminated (SIGTERM) by someone else before it could drain".into(),
+        Exit::Signal(SIGHUP) => "it was ended by a hang-up (SIGHUP), which counts as a crash".into(),
+        Exit::Signal(signal) => format!("it was ended by signal {signal}"),
+        Exit::Unknown => "it ended, how is not known".into(),
+    }
+}
+
+fn asked(exit: Exit) -> String {
+    match exit {
+        Exit::Code(0) => "it ended in order, as asked".into(),
+        Exit::Signal(SIGTERM) => "it ended on SIGTERM, as asked, before it had started".into(),
+        Exit::Signal(SIGKILL) => "it was killed (SIGKILL) because it did not end within its grace".into(),
+        Exit::Code(code) => format!("it was asked to stop and ended with code {code}"),
+        Exit::Signal(signal) => format!("it was asked to stop and ended by signal {signal}"),
+        Exit::Unknown => "it was asked to stop and ended, how is not known".into(),
+    }
+}
+
+fn config_error(findings: &Findings) -> String {
+    if findings.no_config {
+        "there is no openclaw.json".into()
+    } else if let Some(directory) = &findings.unwritable {
+        format!("{} is not writable for the gateway", directory.display())
+    } else if let Some(pid) = findings.other_owner {
+        format!("another gateway (pid {pid}) owns this state directory")
+    } else {
+        "its configuration was refused: its last log lines name the key".into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seventy_eight_is_not_always_the_configuration() {
+        let cases = [
+            (Findings::default(), "configuration was refused"),
+            (Findings { unwritable: Some("/data/.home".into()), ..Findings::default() }, "/data/.home is not writable"),
+            (Findings { other_owner: Some(42), ..Findings::default() }, "pid 42"),
+            (
+                Findings { no_config: true, unwritable: Some("/data/.home".into()), other_owner: Some(42) },
+                "no openclaw.json",
+            ),
+        ];
+        for (findings, expected) in cases {
+            let meaning = meaning(Exit::Code(CONFIG), &findings, None);
+            assert!(meaning.contains(expected), "{meaning}");
+        }
+    }
+
+    #[test]
+    fn only_seventy_eight_without_a_config_waits_for_one() {
+        let none = Findings { no_config: true, ..Findings::default() };
+        assert_eq!(end(Exit::Code(CONFIG), &none), End::NoConfig);
+        assert_eq!(end(Exit::Code(CONFIG), &Findings::default()), End::Failed);
+        assert_eq!(end(Exit::Code(1), &none), End::Failed);
+        assert_eq!(end(Exit::Signal(9), &none), End::Failed);
+        assert_eq!(end(Exit::Code(0), &none), End::Clean);
+    }
+
+    #[test]
+    fn every_end_has_a_sentence_of_its_own() {
+        let exits = [0, 1, 2, 78, 127]
+            .map(Exit::Code)
+            .into_iter()
+            .chain([1, 6, 9, 11, 15, 31].map(Exit::Signal))
+            .chain([Exit::Unknown]);
+        let none = Findings::default();
+        let sentences: Vec<String> =
+            exits.flat_map(|exit| [None, Some(Why::Requested)].map(|why| meaning(exit, &none, why))).collect();
+        let mut unique = sentences.clone();
+        unique.sort();
+        unique.dedup();
+        assert_eq!(unique.len(), sentences.len());
+    }
+
+    #[test]
+    fn giving_up_on_it_is_said_before_the_code() {
+        let none = Findings::default();
+        for exit in [Exit::Code(0), Exit::Signal(9)] {
+            assert!(meaning(exit, &none, Some(Why::NeverReady)).contains("start budget"));
+            assert!(meaning(exit, &none, Some(Why::Unresponsive)).contains("liveness budget"));
+        }
+    }
+}

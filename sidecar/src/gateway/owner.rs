@@ -1,0 +1,364 @@
+//! The task that owns the gateway process: turns what happens into events, and decisions into deeds.
+//!
+//! Nothing here decides anything; `state` does. Probes and the drain run as futures inside this task's own loop, so
+//! that nothing can answer a question whose asker is gone.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use rustix::process::Signal;
+use tokio::signal::unix::{self, SignalKind};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout};
+use winston_wire::{GatewayExit, GatewayState, GatewayStatus, Timestamp};
+
+use super::backoff::Jitter;
+use super::drain::{self, DrainError};
+use super::exit::{self, Exit, Findings};
+use super::process::{self, Process};
+use super::state::{Action, Event, Moment, Phase, Probe, State, Why, step};
+use super::tickets::Tickets;
+use super::wait::{answer, child_ended, ended, probed, reached};
+use super::{AnswerSender, Command, GatewayConfig, Request, Shared, descendants, port, probe};
+
+/// Orphans are reaped together, this long after the first has ended.
+const REAP_PAUSE: Duration = Duration::from_millis(100);
+
+/// Longest time for looking at the disk after exit 78, and for reading the last output.
+const LOOK_LIMIT: Duration = Duration::from_secs(2);
+
+/// Runs until shutdown, or until every handle is gone.
+pub(super) async fn run(config: GatewayConfig, shared: Arc<Shared>, inbox: mpsc::Receiver<Command>) {
+    descendants::adopt_orphans();
+    let children = unix::signal(SignalKind::child())
+        .inspect_err(|error| tracing::warn!(%error, "orphans are reaped only after each end"))
+        .ok();
+    let mut owner = Owner {
+        state: State::initial(),
+        origin: Instant::now(),
+        process: None,
+        ended: None,
+        last_exit: None,
+        spawned_at: Instant::now(),
+        starts: 0,
+        trouble: String::new(),
+        probe: None,
+        drain: None,
+        tickets: Tickets::default(),
+        reap_at: None,
+        children,
+        inbox,
+        alone: false,
+        config,
+        shared,
+    };
+    if process::has_config(&owner.config) {
+        owner.handle(Input::ConfigReady).await;
+    } else {
+        owner.set_state(State::initial());
+    }
+    while owner.state.phase != Phase::ShutDown {
+        let input = owner.next().await;
+        owner.handle(input).await;
+    }
+}
+
+/// Something that the loop woke up for.
+enum Input {
+    Command(Command),
+    HandlesGone,
+    ConfigReady,
+    Exited(Exit),
+    Probed(Probe, bool),
+    Drained(Result<(), DrainError>),
+    Deadline,
+    ChildEnded,
+    Reap,
+}
+
+struct Owner {
+    config: GatewayConfig,
+    shared: Arc<Shared>,
+    inbox: mpsc::Receiver<Command>,
+    /// Every handle is gone, so that the inbox has nothing to wait for any more.
+    alone: bool,
+    tickets: Tickets,
+    state: State,
+    /// Zero of the times in `state`.
+    origin: Instant,
+    process: Option<Process>,
+    /// A process that has ended, until it has been swept up after.
+    ended: Option<Process>,
+    last_exit: Option<GatewayExit>,
+    spawned_at: Instant,
+    starts: u64,
+    /// What was wrong last: the meaning of an exit, or why there was no start.
+    trouble: String,
+    probe: Option<(Probe, BoxFuture<'static, bool>)>,
+    drain: Option<BoxFuture<'static, Result<(), DrainError>>>,
+    children: Option<unix::Signal>,
+    reap_at: Option<Instant>,
+}
+
+impl Owner {
+    /// Waits for whatever comes first. The end of the process comes first of all, so that no request acts on a dead one.
+    async fn next(&mut self) -> Input {
+        let deadline = self.state.phase.deadline().map(|at| self.origin + at);
+        tokio::select! {
+            biased;
+            exit = ended(&mut self.process) => Input::Exited(exit),
+            command = self.inbox.recv(), if !self.alone => command.map_or(Input::HandlesGone, Input::Command),
+            () = self.shared.config_ready.notified() => Input::ConfigReady,
+            result = answer(&mut self.drain) => Input::Drained(result),
+            (probe, ok) = probed(&mut self.probe) => Input::Probed(probe, ok),
+            () = reached(deadline) => Input::Deadline,
+            () = reached(self.reap_at) => Input::Reap,
+            () = child_ended(&mut self.children) => Input::ChildEnded,
+        }
+    }
+
+    async fn handle(&mut self, input: Input) {
+        match input {
+            Input::Command(Command { request, answer }) => self.request(request, answer).await,
+            Input::HandlesGone => {
+                self.alone = true;
+                self.apply(Event::Shutdown).await;
+            }
+            Input::ConfigReady => self.apply(Event::ConfigReady).await,
+            Input::Exited(exit) => self.exited(exit).await,
+            Input::Probed(kind, ok) => {
+                self.probe = None;
+                self.probed(kind, ok).await;
+            }
+            Input::Drained(result) => {
+                self.drain = None;
+                if let Err(error) = result {
+                    tracing::info!(%error, "gateway cannot be asked to drain, sending SIGTERM");
+                    self.apply(Event::DrainRefused).await;
+                }
+            }
+            Input::Deadline => self.apply(Event::Deadline).await,
+            Input::ChildEnded => {
+                self.reap_at.get_or_insert_with(|| Instant::now() + REAP_PAUSE);
+            }
+            Input::Reap => {
+                self.reap_at = None;
+                descendants::reap(self.process.as_ref().map(|process| process.pid));
+            }
+        }
+        self.ask_next();
+        self.tickets.settle(self.state.phase, &self.shared);
+    }
+
+    async fn request(&mut self, request: Request, answer: AnswerSender) {
+        if !self.tickets.admit(request, answer) {
+            return;
+        }
+        let wants_start = matches!(request, Request::Start | Request::Restart);
+        let waiting = self.state.phase == Phase::WaitingForConfig;
+        if wants_start && (waiting || self.state.phase == Phase::Stopped) && process::has_config(&self.config) {
+            // Nobody has told us yet; the disk is as good a witness as the watcher.
+            self.apply(Event::ConfigReady).await;
+            if waiting {
+                return;
+            }
+        }
+        self.apply(match request {
+            Request::Start => Event::Start,
+            Request::Stop => Event::Stop,
+            Request::Restart => Event::Restart,
+            Request::Shutdown => Event::Shutdown,
+        })
+        .await;
+    }
+
+    async fn probed(&mut self, kind: Probe, ok: bool) {
+        match (kind, ok) {
+            (Probe::Startup, true) if port::held_by_another(self.config.port, &descendants::family()) => {
+                // The gateway will find out by itself and end; until then it is not the one that answers.
+                tracing::debug!(port = self.config.port, "another process answers on the gateway's port");
+            }
+            (Probe::Startup, true) => {
+                let took = self.spawned_at.elapsed().as_millis();
+                let took = u64::try_from(took).unwrap_or(u64::MAX);
+                self.shared.status.send_modify(|status| status.ready_after_ms = Some(took));
+                self.apply(Event::Started).await;
+            }
+            (Probe::Startup, false) => {}
+            (Probe::Health | Probe::HealthAgain, true) => self.apply(Event::Alive).await,
+            (Probe::Health | Probe::HealthAgain, false) => self.apply(Event::Silent).await,
+        }
+    }
+
+    async fn exited(&mut self, exit: Exit) {
+        let Some(process) = self.process.take() else {
+            return;
+        };
+        self.drain = None;
+        let findings = match exit {
+            Exit::Code(exit::CONFIG) => investigate(self.config.clone(), process.id()).await,
+            _ => Findings::default(),
+        };
+        let stopping = match self.state.phase {
+            Phase::Stopping { why, .. } => Some(why),
+            _ => None,
+        };
+        self.trouble = exit::meaning(exit, &findings, stopping);
+        let (code, signal) = match exit {
+            Exit::Code(code) => (Some(code), None),
+            Exit::Signal(signal) => (None, Some(signal)),
+            Exit::Unknown => (None, None),
+        };
+        tracing::info!(pid = process.id(), code, signal, meaning = %self.trouble, "gateway ended");
+        self.ended = Some(process);
+        // Published with the next change of state, so that nobody sees the one without the other.
+        self.last_exit = Some(GatewayExit { at: Timestamp::now(), code, signal, meaning: self.trouble.clone() });
+        self.apply(Event::Exited(exit::end(exit, &findings))).await;
+    }
+
+    /// Ends whatever the last process left behind, and reads its output to the end: nothing of it may reach into the
+    /// life of the next one.
+    async fn sweep(&mut self) {
+        descendants::sweep(self.config.limits.sweep).await;
+        if let Some(process) = self.ended.take() {
+            let note = format!("gateway ended (pid {}): {}", process.id(), self.trouble);
+            process.close(LOOK_LIMIT).await;
+            self.shared.logs.note(note);
+        }
+    }
+
+    /// Feeds the transition function and carries out what it says, until it has nothing more to say.
+    async fn apply(&mut self, event: Event) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let moment = Moment { now: self.origin.elapsed(), jitter: jitter() };
+            let (next, actions) = step(&self.config.limits, &self.state, event, moment);
+            for action in actions {
+                events.extend(self.carry_out(action).await);
+            }
+            self.set_state(next);
+        }
+    }
+
+    async fn carry_out(&mut self, action: Action) -> Option<Event> {
+        match (action, &self.process) {
+            (Action::Spawn, _) => return self.spawn(),
+            (Action::Sweep, _) => self.sweep().await,
+            (Action::Drain, Some(process)) => {
+                self.drain = Some(Box::pin(drain::ask(self.config.clone(), process.id())));
+            }
+            (Action::Terminate, Some(process)) => process.signal(Signal::TERM),
+            (Action::Kill, Some(process)) => process.signal(Signal::KILL),
+            (Action::Drain | Action::Terminate | Action::Kill, None) => {}
+        }
+        None
+    }
+
+    fn spawn(&mut self) -> Option<Event> {
+        match process::spawn(&self.config, &self.shared.logs) {
+            Ok(process) => {
+                let pid = process.id();
+                tracing::info!(pid, "gateway process started");
+                self.shared.logs.note(format!("gateway started (pid {pid})"));
+                self.process = Some(process);
+                self.spawned_at = Instant::now();
+                self.starts += 1;
+                None
+            }
+            Err(error) => {
+                tracing::warn!(%error, "gateway not started");
+                self.trouble = error.to_string();
+                Some(Event::SpawnFailed)
+            }
+        }
+    }
+
+    /// The only place that changes the state: logs the change and tells everybody.
+    fn set_state(&mut self, next: State) {
+        let (from, to) = (self.state.phase.public(), next.phase.public());
+        self.state = next;
+        let reason = self.reason();
+        if from != to {
+            tracing::info!(?from, ?to, reason, "gateway state");
+        }
+        let pid = self.process.as_ref().map(Process::id);
+        let restarts = self.starts.saturating_sub(1);
+        let last_exit = self.last_exit.clone();
+        self.shared.status.send_if_modified(|status| {
+            let next = GatewayStatus {
+                state: to,
+                since: if from == to { status.since } else { Timestamp::now() },
+                reason,
+                pid,
+                restarts,
+                port: status.port,
+                // Until it is known again: the time of the last process would look like this one's.
+                ready_after_ms: status.ready_after_ms.filter(|_| to != GatewayState::Starting),
+                last_exit,
+            };
+            let changed = *status != next;
+            *status = next;
+            changed
+        });
+    }
+
+    fn reason(&self) -> String {
+        match self.state.phase {
+            Phase::WaitingForConfig => "there is no openclaw.json yet".into(),
+            Phase::Stopped => "stopped on request".into(),
+            Phase::ShutDown => "the sidecar is shutting down".into(),
+            Phase::Starting { .. } | Phase::Ready { .. } => String::new(),
+            Phase::Unresponsive { .. } => "it does not answer /healthz".into(),
+            Phase::Stopping { why, .. } => match why {
+                Why::Requested => "on request".into(),
+                Why::NeverReady => "it did not become ready within the start budget".into(),
+                Why::Unresponsive => "it did not answer within the liveness budget".into(),
+            },
+            Phase::Backoff { .. } => self.trouble.clone(),
+            Phase::CrashLooping { .. } => {
+                format!("{} quick ends in a row; the last: {}", self.config.limits.quick_ends, self.trouble)
+            }
+        }
+    }
+
+    /// Keeps the question of the present phase going.
+    fn ask_next(&mut self) {
+        let wanted = self.state.phase.probe();
+        if self.probe.as_ref().map(|(kind, _)| *kind) == wanted {
+            return;
+        }
+        let limits = &self.config.limits;
+        self.probe = wanted.map(|kind| {
+            let (pause, path) = match kind {
+                Probe::Startup => (limits.probe_starting, probe::STARTUP),
+                Probe::Health => (limits.probe_ready, probe::HEALTH),
+                Probe::HealthAgain => (limits.probe_unresponsive, probe::HEALTH),
+            };
+            let (port, limit) = (self.config.port, limits.probe_limit);
+            let ask = async move {
+                sleep(pause).await;
+                probe::answers(port, path, limit).await
+            };
+            (kind, Box::pin(ask) as BoxFuture<'static, bool>)
+        });
+    }
+}
+
+async fn investigate(config: GatewayConfig, pid: u32) -> Findings {
+    let look = tokio::task::spawn_blocking(move || process::investigate(&config, pid));
+    match timeout(LOOK_LIMIT, look).await {
+        Ok(Ok(findings)) => findings,
+        _ => Findings::default(),
+    }
+}
+
+/// Without randomness the longest delay is the safe one.
+fn jitter() -> Jitter {
+    let mut bytes = [u8::MAX; 2];
+    if let Err(error) = getrandom::fill(&mut bytes) {
+        tracing::debug!(%error, "no randomness for the backoff");
+    }
+    Jitter(u16::from_le_bytes(bytes))
+}

@@ -1,0 +1,197 @@
+//! The gateway as an operating system process: starting it, signalling it, looking for why it ended.
+
+use std::fs::OpenOptions;
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::fs::{Access, AtFlags, CWD, OFlags};
+use rustix::process::{Pid, Signal};
+use serde::Deserialize;
+use thiserror::Error;
+use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::exit::{Exit, Findings};
+use super::logs::{Logs, Stream};
+use super::{GatewayConfig, Identity, env};
+
+/// A lock file is a few hundred bytes; it lies where the agent can write.
+const LARGEST_LOCK: u64 = 16 * 1024;
+
+/// Why there is no process. The texts name the remedy.
+#[derive(Debug, Error)]
+pub(super) enum SpawnError {
+    #[error(
+        "the program {} was not found; install OpenClaw or set WINSTON_OPENCLAW_BIN", .0.display()
+    )]
+    NoProgram(PathBuf),
+    #[error("the gateway's HOME {} is not a directory", .0.display())]
+    NoHome(PathBuf),
+    #[error(
+        "the program {} cannot be run (WINSTON_OPENCLAW_BIN): {source}", program.display()
+    )]
+    Refused {
+        program: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A started gateway and the readers of its output.
+pub(super) struct Process {
+    child: Child,
+    pub(super) pid: Pid,
+    readers: Vec<JoinHandle<()>>,
+}
+
+/// Starts `<program> gateway run`.
+pub(super) fn spawn(config: &GatewayConfig, logs: &Logs) -> Result<Process, SpawnError> {
+    let mut command = Command::new(&config.program);
+    command
+        .args(["gateway", "run"])
+        .env_clear()
+        .envs(env::complete(config))
+        .current_dir(&config.home)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    if let Some(Identity { uid, gid }) = config.identity {
+        // The supplementary groups go with them: the standard library clears the list when we are root.
+        command.uid(uid).gid(gid);
+    }
+    crate::sys::detach(&mut command, config.identity.is_some());
+    let mut child = command.spawn().map_err(|source| {
+        if !config.home.is_dir() {
+            SpawnError::NoHome(config.home.clone())
+        } else if source.kind() == io::ErrorKind::NotFound {
+            SpawnError::NoProgram(config.program.clone())
+        } else {
+            SpawnError::Refused { program: config.program.clone(), source }
+        }
+    })?;
+    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw).ok_or_else(|| {
+        SpawnError::Refused { program: config.program.clone(), source: io::Error::other("it has no process id") }
+    })?;
+    let mut readers = Vec::new();
+    if let Some(pipe) = child.stdout.take() {
+        readers.push(tokio::spawn(logs.clone().read(pipe, Stream::Stdout)));
+    }
+    if let Some(pipe) = child.stderr.take() {
+        readers.push(tokio::spawn(logs.clone().read(pipe, Stream::Stderr)));
+    }
+    Ok(Process { child, pid, readers })
+}
+
+impl Process {
+    /// Waits for its end. May be dropped and called again.
+    pub(super) async fn ended(&mut self) -> Exit {
+        match self.child.wait().await {
+            Ok(status) => exit_of(status),
+            Err(error) => {
+                tracing::warn!(%error, pid = self.id(), "gateway's exit status lost");
+                Exit::Unknown
+            }
+        }
+    }
+
+    /// The id as others print it.
+    pub(super) fn id(&self) -> u32 {
+        self.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
+    /// Sends a signal. The process is our unreaped child, so its id cannot have been reused.
+    pub(super) fn signal(&self, signal: Signal) {
+        if self.child.id().is_some()
+            && let Err(error) = rustix::process::kill_process(self.pid, signal)
+        {
+            tracing::warn!(%error, pid = self.id(), ?signal, "gateway not signalled");
+        }
+    }
+
+    /// Waits until its last output has been read. With every holder of the pipes gone that takes no time.
+    pub(super) async fn close(self, limit: Duration) {
+        for mut reader in self.readers {
+            if timeout(limit, &mut reader).await.is_err() {
+                tracing::warn!("gateway output is still open after its end; not read any further");
+                reader.abort();
+            }
+        }
+    }
+}
+
+fn exit_of(status: ExitStatus) -> Exit {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => Exit::Code(code),
+        (None, Some(signal)) => Exit::Signal(signal),
+        (None, None) => Exit::Unknown,
+    }
+}
+
+/// Whether there is a configuration to start with.
+pub(super) fn has_config(config: &GatewayConfig) -> bool {
+    config.state_dir.join("openclaw.json").is_file()
+}
+
+/// Looks for the causes of exit 78. Blocks on the disk.
+pub(super) fn investigate(config: &GatewayConfig, pid: u32) -> Findings {
+    let unwritable =
+        [&config.state_dir, &config.home].into_iter().find(|directory| !writable(directory, config.identity)).cloned();
+    let other_owner = read_lock(config)
+        .map(|lock| lock.pid)
+        .filter(|&owner| owner != pid && Path::new("/proc").join(owner.to_string()).exists());
+    Findings { no_config: !has_config(config), unwritable, other_owner }
+}
+
+/// Whether the gateway can create files in a directory. As root the kernel would say yes for ourselves, so for
+/// another identity the mode is read as the kernel would for it.
+fn writable(directory: &Path, identity: Option<Identity>) -> bool {
+    let Some(Identity { uid, gid }) = identity else {
+        let wanted = Access::WRITE_OK | Access::EXEC_OK;
+        return rustix::fs::accessat(CWD, directory, wanted, AtFlags::EACCESS).is_ok();
+    };
+    let Ok(metadata) = std::fs::metadata(directory) else {
+        return false;
+    };
+    let shift = if metadata.uid() == uid {
+        6
+    } else if metadata.gid() == gid {
+        3
+    } else {
+        0
+    };
+    uid == 0 || metadata.mode() >> shift & 0o3 == 0o3
+}
+
+/// Who holds the state directory, as the gateway's lock file says.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Lock {
+    pub(super) pid: u32,
+    pub(super) owner_id: String,
+    pub(super) port: u16,
+}
+
+/// Reads the lock file. Blocks on the disk; the file lies where the agent can write, so it may be anything.
+pub(super) fn read_lock(config: &GatewayConfig) -> Option<Lock> {
+    let uid = match config.identity {
+        Some(identity) => identity.uid,
+        None => rustix::process::geteuid().as_raw(),
+    };
+    let path = config.state_dir.join(format!("tmp/openclaw-{uid}/gateway.state.lock"));
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
+        .open(path)
+        .ok()?;
+    if !file.metadata().ok()?.is_file() {
+        return None;
+    }
+    let mut text = Vec::new();
+    file.take(LARGEST_LOCK).read_to_end(&mut text).ok()?;
+    serde_json::from_slice(&text).ok()
+}

@@ -1,0 +1,210 @@
+//! The transitions of the diagram, one method for each kind of event.
+
+use super::{Action, End, Event, Limits, Moment, Phase, State, StopStep, Then, Why};
+
+/// The transition function.
+pub(in crate::gateway) fn step(limits: &Limits, state: &State, event: Event, moment: Moment) -> (State, Vec<Action>) {
+    let mut step = Step { limits, moment, state: state.clone(), actions: Vec::new() };
+    if state.phase != Phase::ShutDown {
+        step.take(event);
+    }
+    (step.state, step.actions)
+}
+
+/// One transition in the making.
+struct Step<'a> {
+    limits: &'a Limits,
+    moment: Moment,
+    state: State,
+    actions: Vec<Action>,
+}
+
+impl Step<'_> {
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::Start => self.start(),
+            Event::Stop => self.stop(Why::Requested, Then::Stay),
+            Event::Restart => self.restart(),
+            Event::Shutdown => self.stop(Why::Requested, Then::End),
+            Event::ConfigReady => self.config_ready(),
+            Event::SpawnFailed => self.failed(),
+            Event::Exited(end) => self.exited(end),
+            Event::Started | Event::Alive | Event::Silent => self.probed(event),
+            Event::DrainRefused => self.drain_refused(),
+            Event::Deadline => self.deadline(),
+        }
+    }
+
+    fn start(&mut self) {
+        self.state.failures = 0;
+        match &mut self.state.phase {
+            Phase::Starting { .. } | Phase::Ready { .. } | Phase::Unresponsive { .. } => {}
+            Phase::Stopping { then, .. } => queue(then, Then::Start),
+            _ => self.launch(),
+        }
+    }
+
+    fn restart(&mut self) {
+        match self.state.phase {
+            Phase::Starting { .. } | Phase::Ready { .. } | Phase::Unresponsive { .. } => {
+                self.state.failures = 0;
+                self.stop(Why::Requested, Then::Start);
+            }
+            _ => self.start(),
+        }
+    }
+
+    fn stop(&mut self, why: Why, after: Then) {
+        let now = self.moment.now;
+        let (step, step_ends) = match &mut self.state.phase {
+            Phase::Stopping { then, .. } => return queue(then, after),
+            Phase::Ready { .. } if why == Why::Requested => {
+                self.actions.push(Action::Drain);
+                (StopStep::Draining, now + self.limits.drain_step())
+            }
+            // Too early or too late for the RPC: its listener is not up yet, or does not answer.
+            Phase::Starting { .. } | Phase::Ready { .. } | Phase::Unresponsive { .. } => {
+                self.actions.push(Action::Terminate);
+                (StopStep::Terminating, now + self.limits.term_grace)
+            }
+            _ => {
+                self.state.phase = if after == Then::End { Phase::ShutDown } else { Phase::Stopped };
+                return;
+            }
+        };
+        self.forgive_if_it_ran_well();
+        self.state.phase = Phase::Stopping { why, then: after, step, step_ends };
+    }
+
+    /// A new configuration deserves a fresh count, whatever the old one did.
+    fn config_ready(&mut self) {
+        self.state.configured = true;
+        self.state.failures = 0;
+        if matches!(self.state.phase, Phase::WaitingForConfig | Phase::Backoff { .. } | Phase::CrashLooping { .. }) {
+            self.launch();
+        }
+    }
+
+    fn probed(&mut self, event: Event) {
+        let now = self.moment.now;
+        self.state.phase = match (self.state.phase, event) {
+            (Phase::Starting { .. }, Event::Started) => Phase::Ready { since: now },
+            (Phase::Ready { since }, Event::Silent) => {
+                Phase::Unresponsive { ready_since: since, budget_ends: now + self.limits.liveness_budget }
+            }
+            (Phase::Unresponsive { ready_since, .. }, Event::Alive) => Phase::Ready { since: ready_since },
+            // The answer to a question from an earlier phase.
+            (phase, _) => phase,
+        };
+    }
+
+    fn drain_refused(&mut self) {
+        if let Phase::Stopping { step, .. } = self.state.phase
+            && step == StopStep::Draining
+        {
+            self.escalate();
+        }
+    }
+
+    fn deadline(&mut self) {
+        let due = |at| at <= self.moment.now;
+        if !self.state.phase.deadline().is_some_and(due) {
+            return;
+        }
+        match self.state.phase {
+            Phase::Starting { .. } => self.stop(Why::NeverReady, Then::Recover),
+            Phase::Unresponsive { .. } => self.stop(Why::Unresponsive, Then::Recover),
+            Phase::Stopping { .. } => self.escalate(),
+            Phase::Backoff { .. } | Phase::CrashLooping { .. } => self.launch(),
+            _ => {}
+        }
+    }
+
+    /// The next step of a stop.
+    fn escalate(&mut self) {
+        let now = self.moment.now;
+        let Phase::Stopping { then, step, step_ends, .. } = &mut self.state.phase else {
+            return;
+        };
+        match step {
+            StopStep::Draining => {
+                (*step, *step_ends) = (StopStep::Terminating, now + self.limits.term_grace);
+                self.actions.push(Action::Terminate);
+            }
+            // Not even SIGKILL ended it, so it hangs in the kernel. We may leave; the kernel finishes the job.
+            StopStep::Killing if *then == Then::End => {
+                self.state.phase = Phase::ShutDown;
+                self.actions.push(Action::Sweep);
+            }
+            StopStep::Terminating | StopStep::Killing => {
+                (*step, *step_ends) = (StopStep::Killing, now + self.limits.kill_wait);
+                self.actions.push(Action::Kill);
+            }
+        }
+    }
+
+    fn exited(&mut self, end: End) {
+        self.actions.push(Action::Sweep);
+        if end == End::NoConfig {
+            self.state.configured = false;
+        }
+        match self.state.phase {
+            Phase::Stopping { then, .. } => match then {
+                Then::Stay => self.state.phase = Phase::Stopped,
+                Then::Start => self.launch(),
+                Then::Recover => self.failed(),
+                Then::End => self.state.phase = Phase::ShutDown,
+            },
+            Phase::Ready { .. } | Phase::Unresponsive { .. } => {
+                self.forgive_if_it_ran_well();
+                if end == End::Clean && self.state.failures == 0 {
+                    self.state.failures = 1;
+                    self.launch();
+                } else {
+                    self.failed();
+                }
+            }
+            _ if end == End::NoConfig => self.state.phase = Phase::WaitingForConfig,
+            _ => self.failed(),
+        }
+    }
+
+    /// The count of failures starts anew once a process has been ready for a good while.
+    fn forgive_if_it_ran_well(&mut self) {
+        let ready_since = match self.state.phase {
+            Phase::Ready { since } => since,
+            Phase::Unresponsive { ready_since, .. } => ready_since,
+            _ => return,
+        };
+        if self.moment.now.saturating_sub(ready_since) >= self.limits.ran_well {
+            self.state.failures = 0;
+        }
+    }
+
+    fn failed(&mut self) {
+        let now = self.moment.now;
+        let earlier = self.state.failures;
+        self.state.failures = earlier.saturating_add(1);
+        self.state.phase = if self.state.failures >= self.limits.quick_ends {
+            Phase::CrashLooping { retry_at: now + self.limits.crash_loop_retry }
+        } else {
+            Phase::Backoff { until: now + self.limits.backoff.delay(earlier, self.moment.jitter) }
+        };
+    }
+
+    fn launch(&mut self) {
+        if self.state.configured {
+            self.actions.push(Action::Spawn);
+            self.state.phase = Phase::Starting { budget_ends: self.moment.now + self.limits.start_budget };
+        } else {
+            self.state.phase = Phase::WaitingForConfig;
+        }
+    }
+}
+
+/// Changes what follows a stop; nothing follows a shutdown.
+fn queue(then: &mut Then, next: Then) {
+    if *then != Then::End {
+        *then = next;
+    }
+}

@@ -1,0 +1,337 @@
+//! Every arrow of the diagram.
+
+use super::*;
+
+mod properties;
+
+const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// Walks the transition function; jitter is at its maximum, so that delays are known.
+struct Walk {
+    limits: Limits,
+    state: State,
+    now: Duration,
+}
+
+impl Walk {
+    /// From the beginning, with a configuration: `Starting`.
+    fn starting() -> Self {
+        let mut walk = Self { limits: Limits::default(), state: State::initial(), now: secs(1000) };
+        assert_eq!(walk.take(Event::ConfigReady), [Action::Spawn]);
+        walk
+    }
+
+    fn ready() -> Self {
+        let mut walk = Self::starting();
+        assert_eq!(walk.take(Event::Started), []);
+        walk.expect(GatewayState::Ready);
+        walk
+    }
+
+    fn unresponsive() -> Self {
+        let mut walk = Self::ready();
+        walk.take(Event::Silent);
+        walk.expect(GatewayState::Unresponsive);
+        walk
+    }
+
+    fn stopping() -> Self {
+        let mut walk = Self::ready();
+        assert_eq!(walk.take(Event::Stop), [Action::Drain]);
+        walk
+    }
+
+    fn backoff() -> Self {
+        let mut walk = Self::starting();
+        assert_eq!(walk.exit(End::Failed), [Action::Sweep]);
+        walk.expect(GatewayState::Backoff);
+        walk
+    }
+
+    fn crash_looping() -> Self {
+        let mut walk = Self::starting();
+        for _ in 1..walk.limits.quick_ends {
+            walk.exit(End::Failed);
+            walk.expect(GatewayState::Backoff);
+            assert_eq!(walk.pass(), [Action::Spawn]);
+        }
+        walk.exit(End::Failed);
+        walk.expect(GatewayState::CrashLooping);
+        walk
+    }
+
+    fn stopped() -> Self {
+        let mut walk = Self::stopping();
+        walk.exit(End::Clean);
+        walk.expect(GatewayState::Stopped);
+        walk
+    }
+
+    fn take(&mut self, event: Event) -> Vec<Action> {
+        let moment = Moment { now: self.now, jitter: Jitter(u16::MAX) };
+        let (state, actions) = step(&self.limits, &self.state, event, moment);
+        self.state = state;
+        actions
+    }
+
+    fn exit(&mut self, end: End) -> Vec<Action> {
+        self.take(Event::Exited(end))
+    }
+
+    /// Lets the deadline of the present phase pass.
+    fn pass(&mut self) -> Vec<Action> {
+        self.now = self.state.phase.deadline().expect("a deadline");
+        self.take(Event::Deadline)
+    }
+
+    fn expect(&self, state: GatewayState) {
+        assert_eq!(self.state.phase.public(), state, "{:?}", self.state);
+    }
+}
+
+/// A walk to each node of the diagram but the last.
+fn everywhere() -> Vec<Walk> {
+    let waiting = Walk { limits: Limits::default(), state: State::initial(), now: secs(1000) };
+    vec![
+        waiting,
+        Walk::starting(),
+        Walk::ready(),
+        Walk::unresponsive(),
+        Walk::stopping(),
+        Walk::backoff(),
+        Walk::crash_looping(),
+        Walk::stopped(),
+    ]
+}
+
+#[test]
+fn without_a_config_nothing_starts() {
+    let mut walk = Walk { limits: Limits::default(), state: State::initial(), now: secs(0) };
+    for request in [Event::Start, Event::Restart] {
+        assert_eq!(walk.take(request), []);
+        walk.expect(GatewayState::WaitingForConfig);
+    }
+    walk.take(Event::Stop);
+    walk.expect(GatewayState::Stopped);
+    assert_eq!(walk.take(Event::ConfigReady), []);
+    walk.expect(GatewayState::Stopped);
+    assert_eq!(walk.take(Event::Start), [Action::Spawn]);
+}
+
+#[test]
+fn never_ready_is_stopped_and_tried_again() {
+    let mut walk = Walk::starting();
+    assert_eq!(walk.pass(), [Action::Terminate]);
+    walk.expect(GatewayState::Stopping);
+    assert_eq!(walk.pass(), [Action::Kill]);
+    assert_eq!(walk.exit(End::Failed), [Action::Sweep]);
+    walk.expect(GatewayState::Backoff);
+    assert_eq!(walk.pass(), [Action::Spawn]);
+    walk.expect(GatewayState::Starting);
+}
+
+#[test]
+fn an_unasked_end_leads_to_a_delayed_start() {
+    for end in [End::Clean, End::Failed] {
+        let mut walk = Walk::starting();
+        assert_eq!(walk.exit(end), [Action::Sweep]);
+        walk.expect(GatewayState::Backoff);
+        assert_eq!(walk.pass(), [Action::Spawn]);
+    }
+    for mut walk in [Walk::ready(), Walk::unresponsive()] {
+        assert_eq!(walk.exit(End::Failed), [Action::Sweep]);
+        walk.expect(GatewayState::Backoff);
+    }
+}
+
+#[test]
+fn a_gateway_that_asks_for_a_restart_gets_it_at_once_but_not_for_ever() {
+    let mut walk = Walk::ready();
+    assert_eq!(walk.exit(End::Clean), [Action::Sweep, Action::Spawn]);
+    walk.expect(GatewayState::Starting);
+    walk.take(Event::Started);
+    assert_eq!(walk.exit(End::Clean), [Action::Sweep]);
+    walk.expect(GatewayState::Backoff);
+}
+
+#[test]
+fn no_config_waits_for_one() {
+    let mut walk = Walk::starting();
+    assert_eq!(walk.exit(End::NoConfig), [Action::Sweep]);
+    walk.expect(GatewayState::WaitingForConfig);
+    assert_eq!(walk.take(Event::Start), []);
+    assert_eq!(walk.take(Event::ConfigReady), [Action::Spawn]);
+}
+
+#[test]
+fn a_crash_loop_tries_rarely_and_stays_one() {
+    let mut walk = Walk::crash_looping();
+    let entered = walk.now;
+    assert_eq!(walk.pass(), [Action::Spawn]);
+    assert_eq!(walk.now - entered, walk.limits.crash_loop_retry);
+    walk.exit(End::Failed);
+    walk.expect(GatewayState::CrashLooping);
+}
+
+#[test]
+fn a_request_or_a_new_config_ends_backoff_and_crash_loop() {
+    for event in [Event::Start, Event::Restart, Event::ConfigReady] {
+        for mut walk in [Walk::backoff(), Walk::crash_looping()] {
+            assert_eq!(walk.take(event), [Action::Spawn], "{event:?}");
+            walk.exit(End::Failed);
+            walk.expect(GatewayState::Backoff);
+        }
+    }
+}
+
+#[test]
+fn running_well_is_rewarded() {
+    let mut walk = Walk::crash_looping();
+    walk.pass();
+    walk.take(Event::Started);
+    walk.now += walk.limits.ran_well;
+    walk.exit(End::Failed);
+    walk.expect(GatewayState::Backoff);
+    assert_eq!(walk.state.phase.deadline(), Some(walk.now + secs(2)), "the first delay again");
+}
+
+#[test]
+fn a_ready_gateway_drains_first_then_sterner_means_follow() {
+    let mut walk = Walk::stopping();
+    assert_eq!(walk.pass(), [Action::Terminate]);
+    assert_eq!(walk.pass(), [Action::Kill]);
+    assert_eq!(walk.pass(), [Action::Kill]);
+    assert_eq!(walk.exit(End::Failed), [Action::Sweep]);
+    walk.expect(GatewayState::Stopped);
+}
+
+#[test]
+fn what_cannot_be_drained_is_terminated_at_once() {
+    for mut walk in [Walk::starting(), Walk::unresponsive()] {
+        assert_eq!(walk.take(Event::Stop), [Action::Terminate]);
+    }
+    let mut walk = Walk::stopping();
+    assert_eq!(walk.take(Event::DrainRefused), [Action::Terminate]);
+    assert_eq!(walk.take(Event::DrainRefused), [], "an old answer");
+}
+
+#[test]
+fn stop_without_a_process_is_stopped_at_once() {
+    for mut walk in [Walk::backoff(), Walk::crash_looping(), Walk::stopped()] {
+        assert_eq!(walk.take(Event::Stop), []);
+        walk.expect(GatewayState::Stopped);
+        assert_eq!(walk.take(Event::ConfigReady), []);
+        walk.expect(GatewayState::Stopped);
+    }
+}
+
+#[test]
+fn the_last_request_during_a_stop_decides_what_follows() {
+    use Event::{Restart, Start, Stop};
+    let cases: &[(&[Event], GatewayState)] = &[
+        (&[Start], GatewayState::Starting),
+        (&[Restart], GatewayState::Starting),
+        (&[Restart, Restart, Start], GatewayState::Starting),
+        (&[Start, Stop], GatewayState::Stopped),
+        (&[Stop, Start], GatewayState::Starting),
+    ];
+    for (requests, expected) in cases {
+        let mut walk = Walk::stopping();
+        for request in *requests {
+            assert_eq!(walk.take(*request), [], "nothing happens twice");
+            walk.expect(GatewayState::Stopping);
+        }
+        walk.exit(End::Clean);
+        walk.expect(*expected);
+    }
+}
+
+#[test]
+fn a_double_restart_starts_once() {
+    let mut walk = Walk::ready();
+    assert_eq!(walk.take(Event::Restart), [Action::Drain]);
+    assert_eq!(walk.take(Event::Restart), []);
+    assert_eq!(walk.exit(End::Clean), [Action::Sweep, Action::Spawn]);
+    walk.expect(GatewayState::Starting);
+}
+
+#[test]
+fn a_request_while_giving_up_on_a_process_wins() {
+    for (request, expected) in [(Event::Stop, GatewayState::Stopped), (Event::Start, GatewayState::Starting)] {
+        let mut walk = Walk::unresponsive();
+        walk.pass();
+        walk.take(request);
+        walk.exit(End::Failed);
+        walk.expect(expected);
+    }
+}
+
+#[test]
+fn unresponsive_recovers_or_is_replaced() {
+    let mut walk = Walk::unresponsive();
+    walk.take(Event::Alive);
+    walk.expect(GatewayState::Ready);
+
+    let mut walk = Walk::unresponsive();
+    let began = walk.now;
+    walk.now += secs(1);
+    walk.take(Event::Silent);
+    assert_eq!(walk.pass(), [Action::Terminate]);
+    assert_eq!(walk.now - began, walk.limits.liveness_budget);
+    walk.pass();
+    assert_eq!(walk.exit(End::Failed), [Action::Sweep]);
+    walk.expect(GatewayState::Backoff);
+}
+
+#[test]
+fn answers_to_old_questions_change_nothing() {
+    for mut walk in everywhere() {
+        let before = walk.state.clone();
+        let stale = match before.phase {
+            Phase::Starting { .. } => [Event::Alive, Event::Silent],
+            Phase::Ready { .. } => [Event::Started, Event::Alive],
+            Phase::Unresponsive { .. } => [Event::Started, Event::Silent],
+            _ => [Event::Started, Event::Silent],
+        };
+        for event in stale {
+            assert_eq!(walk.take(event), []);
+            assert_eq!(walk.state, before);
+        }
+    }
+}
+
+#[test]
+fn a_program_that_cannot_be_started_backs_off() {
+    let mut walk = Walk::starting();
+    assert_eq!(walk.take(Event::SpawnFailed), []);
+    walk.expect(GatewayState::Backoff);
+    for _ in 1..walk.limits.quick_ends {
+        walk.pass();
+        walk.take(Event::SpawnFailed);
+    }
+    walk.expect(GatewayState::CrashLooping);
+}
+
+#[test]
+fn shutdown_ends_everywhere_and_is_final() {
+    for mut walk in everywhere() {
+        walk.take(Event::Shutdown);
+        for request in [Event::Start, Event::Restart, Event::Stop, Event::ConfigReady] {
+            assert!(!walk.take(request).contains(&Action::Spawn));
+        }
+        // A process that not even SIGKILL ends.
+        for _ in 0..4 {
+            if walk.state.phase != Phase::ShutDown {
+                walk.pass();
+            }
+        }
+        assert_eq!(walk.state.phase, Phase::ShutDown);
+        let before = walk.state.clone();
+        for event in [Event::Start, Event::ConfigReady, Event::Exited(End::Clean)] {
+            assert_eq!(walk.take(event), []);
+            assert_eq!(walk.state, before);
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! What holds after any sequence of events.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn any_event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        2 => Just(Event::Start),
+        2 => Just(Event::Stop),
+        2 => Just(Event::Restart),
+        2 => Just(Event::ConfigReady),
+        2 => Just(Event::Started),
+        1 => Just(Event::Alive),
+        2 => Just(Event::Silent),
+        1 => Just(Event::DrainRefused),
+        4 => Just(Event::Deadline),
+        1 => Just(Event::SpawnFailed),
+        1 => Just(Event::Exited(End::NoConfig)),
+        2 => Just(Event::Exited(End::Clean)),
+        3 => Just(Event::Exited(End::Failed)),
+    ]
+}
+
+/// The world as the transition function cannot see it: whether there is a process.
+struct World {
+    walk: Walk,
+    alive: bool,
+}
+
+impl World {
+    /// Delivers an event if it is possible in this world, and checks what must always hold.
+    fn deliver(&mut self, event: Event) -> Result<(), TestCaseError> {
+        match event {
+            Event::Exited(_) if !self.alive => return Ok(()),
+            Event::Exited(_) => self.alive = false,
+            // Only ever the answer to `Spawn`.
+            Event::SpawnFailed if !matches!(self.walk.state.phase, Phase::Starting { .. }) => {
+                return Ok(());
+            }
+            Event::SpawnFailed => self.alive = false,
+            _ => {}
+        }
+        for action in self.walk.take(event) {
+            match action {
+                Action::Spawn => {
+                    prop_assert!(!self.alive, "two processes");
+                    self.alive = true;
+                }
+                Action::Drain | Action::Terminate | Action::Kill => {
+                    prop_assert!(self.alive, "{action:?} without a process");
+                }
+                Action::Sweep => {}
+            }
+        }
+        let phase = self.walk.state.phase;
+        let has_process = phase.probe().is_some() || matches!(phase, Phase::Stopping { .. });
+        prop_assert_eq!(has_process, self.alive, "{:?}", phase);
+        Ok(())
+    }
+
+    /// Lets time pass with a process that ends only when killed.
+    fn settle(&mut self) -> Result<(), TestCaseError> {
+        for _ in 0..4 {
+            if let Phase::Stopping { step, .. } = self.walk.state.phase {
+                if step == StopStep::Killing {
+                    self.deliver(Event::Exited(End::Failed))?;
+                } else if let Some(deadline) = self.walk.state.phase.deadline() {
+                    self.walk.now = self.walk.now.max(deadline);
+                    self.deliver(Event::Deadline)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens(
+        events in proptest::collection::vec((any_event(), 0u64..400), 0..120),
+        shutdown: bool,
+    ) {
+        let walk = Walk { limits: Limits::default(), state: State::initial(), now: secs(0) };
+        let mut world = World { walk, alive: false };
+        for (event, seconds) in events {
+            world.walk.now += secs(seconds);
+            world.deliver(event)?;
+        }
+        world.deliver(if shutdown { Event::Shutdown } else { Event::Stop })?;
+        world.settle()?;
+        let expected = if shutdown { Phase::ShutDown } else { Phase::Stopped };
+        prop_assert_eq!(world.walk.state.phase, expected);
+        prop_assert!(!world.alive);
+    }
+}

@@ -1,0 +1,74 @@
+//! Which handler answers what.
+//!
+//! | Route | Handler |
+//! |---|---|
+//! | `GET /health` (no token) | [`routes::health`] |
+//! | `GET /status` | [`routes::status`] |
+//! | `GET /files?path=` | [`routes::list`] |
+//! | `GET`, `PUT`, `DELETE /files/<path>` | [`routes::files`] |
+//! | `GET /changes?limit=` | [`routes::changes`] |
+//! | `GET /gateway`, `GET /gateway/logs?limit=` | [`routes::gateway`] |
+//! | `POST /gateway/start`, `/gateway/stop`, `/gateway/restart` | [`routes::gateway`] |
+
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+
+use super::App;
+use super::body::Body;
+use super::error::ApiError;
+use super::query::Query;
+use super::routes::{self, gateway::Order};
+
+/// Answers one request. `HEAD` is `GET` whose body the server leaves out.
+pub(super) async fn route(app: &App, request: Request<Incoming>) -> Result<Response<Body>, ApiError> {
+    let authorized = app.token.admits(request.headers());
+    let path = request.uri().path();
+    if path == "/health" {
+        get(&request, "GET, HEAD")?;
+        return Ok(routes::health::health(app, authorized));
+    }
+    if !authorized {
+        return Err(ApiError::unauthorized());
+    }
+    if let Some(encoded) = path.strip_prefix("/files/") {
+        let encoded = encoded.to_owned();
+        return routes::files::file(app, &encoded, request).await;
+    }
+    match path {
+        "/status" => {
+            get(&request, "GET, HEAD")?;
+            Ok(routes::status::status(app))
+        }
+        "/files" => {
+            get(&request, "GET, HEAD")?;
+            routes::list::list(app, &Query::parse(request.uri().query())?).await
+        }
+        "/changes" => {
+            get(&request, "GET, HEAD")?;
+            Ok(routes::changes::changes(app, &Query::parse(request.uri().query())?))
+        }
+        "/gateway" => {
+            get(&request, "GET, HEAD")?;
+            Ok(routes::gateway::status(app))
+        }
+        "/gateway/logs" => {
+            get(&request, "GET, HEAD")?;
+            Ok(routes::gateway::logs(app, &Query::parse(request.uri().query())?))
+        }
+        "/gateway/start" => order(app, &request, Order::Start).await,
+        "/gateway/stop" => order(app, &request, Order::Stop).await,
+        "/gateway/restart" => order(app, &request, Order::Restart).await,
+        _ => Err(ApiError::no_route()),
+    }
+}
+
+fn get(request: &Request<Incoming>, allow: &'static str) -> Result<(), ApiError> {
+    if matches!(*request.method(), Method::GET | Method::HEAD) { Ok(()) } else { Err(ApiError::method(allow)) }
+}
+
+async fn order(app: &App, request: &Request<Incoming>, order: Order) -> Result<Response<Body>, ApiError> {
+    if request.method() != Method::POST {
+        return Err(ApiError::method("POST"));
+    }
+    routes::gateway::order(app, order).await
+}

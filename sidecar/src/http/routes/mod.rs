@@ -1,0 +1,43 @@
+//! One file per endpoint.
+
+pub(super) mod changes;
+pub(super) mod files;
+pub(super) mod gateway;
+pub(super) mod health;
+pub(super) mod list;
+pub(super) mod status;
+
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Response, StatusCode};
+use serde::Serialize;
+use winston_wire::Timestamp;
+
+use super::body::Body;
+use super::error::ApiError;
+
+/// A 200 with a JSON body.
+fn json(value: &impl Serialize) -> Response<Body> {
+    json_or_error(value).unwrap_or_else(|error| error.into_response(""))
+}
+
+fn json_or_error(value: &impl Serialize) -> Result<Response<Body>, ApiError> {
+    let text = serde_json::to_vec(value).map_err(|_| ApiError::internal("the answer could not be written as JSON"))?;
+    let mut response = Response::new(Body::full(text));
+    *response.status_mut() = StatusCode::OK;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(response)
+}
+
+/// A time of the file system as the old sidecar wrote it: ISO 8601 in UTC with milliseconds.
+fn iso(ns: i64) -> String {
+    Timestamp::from_nanosecond(i128::from(ns)).map_or_else(|_| String::new(), |time| format!("{time:.3}"))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn times_have_milliseconds_and_a_z() {
+        assert_eq!(super::iso(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(super::iso(1_770_804_000_123_456_789), "2026-02-11T10:00:00.123Z");
+    }
+}

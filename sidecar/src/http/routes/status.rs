@@ -1,0 +1,65 @@
+//! `GET /status`: everything that an operator wants to know at a glance.
+
+use http::Response;
+use serde::Serialize;
+use uuid::Uuid;
+use winston_wire::GatewayStatus;
+
+use super::super::App;
+use super::super::body::Body;
+use crate::sync::SyncReport;
+
+#[derive(Serialize)]
+struct Status {
+    version: &'static str,
+    uptime: f64,
+    journal: Journal,
+    watch: Watch,
+    sync: SyncReport,
+    gateway: GatewayStatus,
+}
+
+#[derive(Serialize)]
+struct Journal {
+    epoch: Uuid,
+    head_seq: u64,
+    acked_seq: u64,
+    /// Flushes of the journal since the start, and of files and directories.
+    flushes: u64,
+    data_flushes: u64,
+    corrupt_records: u64,
+}
+
+#[derive(Serialize)]
+struct Watch {
+    files: usize,
+    directories: u64,
+    rescans: u64,
+    polling: bool,
+    halted: bool,
+}
+
+pub(in super::super) fn status(app: &App) -> Response<Body> {
+    let journal = app.edits.journal();
+    super::json(&Status {
+        version: env!("CARGO_PKG_VERSION"),
+        uptime: app.started.elapsed().as_secs_f64(),
+        journal: Journal {
+            epoch: journal.epoch(),
+            head_seq: *journal.head().borrow(),
+            acked_seq: journal.ledger().acked(),
+            flushes: journal.flushes(),
+            data_flushes: app.edits.data_flushes(),
+            corrupt_records: journal.corrupt(),
+        },
+        watch: Watch {
+            files: app.edits.index().len(),
+            directories: app.watch.watches(),
+            rescans: app.watch.rescans(),
+            polling: app.watch.polling(),
+            halted: app.watch.halted(),
+        },
+        sync: app.sync.report(),
+        gateway: app.gateway.status(),
+    })
+}

@@ -1,0 +1,82 @@
+//! What the journal keeps in memory: the newest changes, what control has, and which contents are still needed.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use winston_wire::{Change, ContentHash};
+
+use super::{NewRecord, Replayed};
+use crate::journal::Content;
+
+/// Changes that `GET /changes` can show.
+pub(crate) const RECENT_CHANGES: usize = 1000;
+
+struct State {
+    acked: u64,
+    recent: VecDeque<Change>,
+    objects: HashMap<ContentHash, u64>,
+}
+
+/// See the module.
+pub(crate) struct Ledger {
+    state: Mutex<State>,
+}
+
+impl Ledger {
+    pub(super) fn new(acked: u64, replayed: &Replayed) -> Self {
+        let mut objects = replayed.objects.clone();
+        objects.retain(|_, needed_by| *needed_by > acked);
+        Self { state: Mutex::new(State { acked, recent: replayed.recent.clone(), objects }) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // The state is valid between any two statements, so a panic elsewhere does not spoil it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records have become durable.
+    pub(super) fn appended(&self, records: &[NewRecord], changes: &[Change]) {
+        let mut state = self.lock();
+        for (record, change) in records.iter().zip(changes) {
+            if let (Content::Object(_), Some(hash)) = (&record.content, change.hash) {
+                state.objects.insert(hash, change.seq);
+            }
+            if state.recent.len() == RECENT_CHANGES {
+                state.recent.pop_front();
+            }
+            state.recent.push_back(change.clone());
+        }
+    }
+
+    /// Control has committed up to `seq`. Returns the contents that nobody needs any more.
+    pub(super) fn acknowledge(&self, seq: u64) -> Vec<ContentHash> {
+        let mut state = self.lock();
+        state.acked = seq;
+        let released: Vec<_> =
+            state.objects.iter().filter(|(_, needed_by)| **needed_by <= seq).map(|(hash, _)| *hash).collect();
+        for hash in &released {
+            state.objects.remove(hash);
+        }
+        released
+    }
+
+    /// Whether a record that control lacks needs this content.
+    pub(super) fn needs(&self, hash: ContentHash) -> bool {
+        self.lock().objects.contains_key(&hash)
+    }
+
+    /// The newest change of a path, if it is among the recent ones.
+    pub(crate) fn newest_of(&self, path: &str) -> Option<Change> {
+        self.lock().recent.iter().rev().find(|change| change.path == path).cloned()
+    }
+
+    /// Last sequence number that control has committed.
+    pub(crate) fn acked(&self) -> u64 {
+        self.lock().acked
+    }
+
+    /// The newest changes, newest first.
+    pub(crate) fn newest(&self, limit: usize) -> Vec<Change> {
+        self.lock().recent.iter().rev().take(limit).cloned().collect()
+    }
+}

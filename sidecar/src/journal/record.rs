@@ -1,0 +1,181 @@
+//! One line of the journal.
+//!
+//! A line is a JSON object: the members of [`Change`], then `content` (UTF-8) or `content_base64` when the content
+//! travels with the record, then `crc` as the last member: CRC-32 (IEEE) in eight hexadecimal digits over all bytes before `,"crc":`.
+//! Each line stands alone, so a reader can resynchronise after a damaged one.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::{Deserialize, Serialize};
+use winston_wire::{Action, Change, ContentHash, Source, Timestamp};
+
+/// Where the content of a recorded version is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// A delete, or a file over the size limit.
+    None,
+    /// In the record.
+    Inline(Vec<u8>),
+    /// In `.winston/objects/`; the bytes are carried only on the way there.
+    Object(Vec<u8>),
+}
+
+impl Content {
+    /// Inline when small enough for a line.
+    pub(crate) fn keep(bytes: Vec<u8>) -> Self {
+        if bytes.len() <= super::INLINE_CONTENT_BYTES { Self::Inline(bytes) } else { Self::Object(bytes) }
+    }
+}
+
+/// A change that has no sequence number yet.
+#[derive(Debug, Clone)]
+pub(crate) struct NewRecord {
+    pub(crate) timestamp: Timestamp,
+    pub(crate) path: String,
+    pub(crate) source: Source,
+    pub(crate) action: Action,
+    pub(crate) actor: Option<String>,
+    pub(crate) hash: Option<ContentHash>,
+    pub(crate) previous_hash: Option<ContentHash>,
+    pub(crate) size: Option<u64>,
+    pub(crate) generation: Option<u64>,
+    pub(crate) content_omitted: bool,
+    pub(crate) content: Content,
+}
+
+/// A record as read back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) change: Change,
+    /// The content, when it is in the record.
+    pub(crate) inline: Option<Vec<u8>>,
+}
+
+impl Record {
+    /// Whether the content is a file in `.winston/objects/`.
+    pub(crate) fn object(&self) -> Option<ContentHash> {
+        self.change.hash.filter(|_| self.inline.is_none() && !self.change.content_omitted)
+    }
+}
+
+#[derive(Serialize)]
+struct LineOut<'a> {
+    #[serde(flatten)]
+    change: &'a Change,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_base64: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct LineIn {
+    #[serde(flatten)]
+    change: Change,
+    content: Option<String>,
+    content_base64: Option<String>,
+}
+
+const CRC_PREFIX: &[u8] = b",\"crc\":\"";
+/// `,"crc":"` + eight digits + `"}`.
+const CRC_BYTES: usize = CRC_PREFIX.len() + 8 + 2;
+
+/// Appends one line, newline included.
+pub(crate) fn encode(change: &Change, content: &Content, line: &mut Vec<u8>) -> serde_json::Result<()> {
+    let (text, binary) = match content {
+        Content::Inline(bytes) => match std::str::from_utf8(bytes) {
+            Ok(text) => (Some(text), None),
+            Err(_) => (None, Some(BASE64.encode(bytes))),
+        },
+        Content::None | Content::Object(_) => (None, None),
+    };
+    let start = line.len();
+    serde_json::to_writer(&mut *line, &LineOut { change, content: text, content_base64: binary })?;
+    line.pop(); // The closing brace comes back after the checksum.
+    let crc = crc32fast::hash(&line[start..]);
+    line.extend_from_slice(CRC_PREFIX);
+    line.extend_from_slice(format!("{crc:08x}\"}}\n").as_bytes());
+    Ok(())
+}
+
+/// Reads one line without its newline; `None` when it is damaged in any way.
+pub(crate) fn decode(line: &[u8]) -> Option<Record> {
+    let body = &line[..line.len().checked_sub(CRC_BYTES)?];
+    let digits = line[body.len()..].strip_prefix(CRC_PREFIX)?.strip_suffix(b"\"}")?;
+    let crc = u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+    if crc32fast::hash(body) != crc {
+        return None;
+    }
+    let LineIn { change, content, content_base64 } = serde_json::from_slice(line).ok()?;
+    let inline = match (content, content_base64) {
+        (Some(text), _) => Some(text.into_bytes()),
+        (None, Some(text)) => Some(BASE64.decode(text).ok()?),
+        (None, None) => None,
+    };
+    Some(Record { change, inline })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn change(seq: u64) -> Change {
+        Change {
+            seq,
+            timestamp: Timestamp::UNIX_EPOCH,
+            path: "workspace/SOUL \"é\"\n.md".to_owned(),
+            source: Source::Admin,
+            action: Action::Update,
+            actor: Some("ops".to_owned()),
+            hash: Some(ContentHash::from_bytes([1; 32])),
+            previous_hash: None,
+            size: Some(3),
+            generation: None,
+            content_omitted: false,
+        }
+    }
+
+    fn line(change: &Change, content: &Content) -> Vec<u8> {
+        let mut line = Vec::new();
+        encode(change, content, &mut line).unwrap();
+        assert_eq!(line.pop(), Some(b'\n'));
+        line
+    }
+
+    #[test]
+    fn a_line_is_one_json_object() {
+        let line = line(&change(7), &Content::Inline(b"a\nb".to_vec()));
+        let value: serde_json::Value = serde_json::from_slice(&line).unwrap();
+        assert_eq!(value["seq"], 7);
+        assert_eq!(value["content"], "a\nb");
+        assert_eq!(value["crc"].as_str().map(str::len), Some(8));
+        assert!(!line.contains(&b'\n'));
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_noticed() {
+        let line = line(&change(7), &Content::Inline(b"abc".to_vec()));
+        assert!(decode(&line).is_some());
+        for length in 0..line.len() {
+            assert_eq!(decode(&line[..length]), None, "cut at {length}");
+        }
+        for bit in 0..line.len() * 8 {
+            let mut damaged = line.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            // Flipping the case of the checksum's own digits says the same thing.
+            let same_checksum = damaged.eq_ignore_ascii_case(&line) && bit / 8 >= line.len() - CRC_BYTES + 8;
+            assert!(same_checksum || decode(&damaged).is_none(), "bit {bit}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn records_round_trip(seq in 1u64.., bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let record = decode(&line(&change(seq), &Content::Inline(bytes.clone()))).unwrap();
+            prop_assert_eq!(record.change, change(seq));
+            prop_assert_eq!(record.inline, Some(bytes));
+        }
+    }
+}

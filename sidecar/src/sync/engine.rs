@@ -1,0 +1,249 @@
+//! The loops that talk to control.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Mutex, watch};
+use winston_wire::{CheckIn, PROTOCOL_VERSION, Timestamp};
+
+use super::applied::Applied;
+use super::apply::{ApplyError, apply};
+use super::backoff::{Backoff, random};
+use super::client::{ClientError, ControlClient};
+use super::status::{SyncState, SyncStatus};
+use super::upload::{self, UploadError};
+use crate::edits::Edits;
+use crate::gateway::GatewayHandle;
+use crate::journal::Cursor;
+
+/// How long control may hold an answer back while nothing is new.
+const LONG_POLL: Duration = Duration::from_secs(25);
+
+/// Pause after an answer that only a person can change.
+const PERMANENT_PAUSE: Duration = Duration::from_secs(60);
+
+/// Heartbeat until control has said otherwise, and its bounds.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// Changes of the gateway's state are told at once, but not more often than this.
+const REPORT_PAUSE: Duration = Duration::from_millis(500);
+
+/// Everything that the loops share.
+pub(crate) struct Engine {
+    edits: Arc<Edits>,
+    client: ControlClient,
+    gateway: GatewayHandle,
+    status: Arc<SyncStatus>,
+    internal: OwnedFd,
+    started_at: Timestamp,
+    /// Held while a round of pushes is applied, so that rounds do not overlap.
+    applied: Mutex<Applied>,
+    /// Last sequence number that control has committed, as it said itself; `None` until it has been asked.
+    acked: watch::Sender<Option<u64>>,
+}
+
+impl Engine {
+    pub(crate) fn new(
+        edits: Arc<Edits>,
+        client: ControlClient,
+        gateway: GatewayHandle,
+        status: Arc<SyncStatus>,
+    ) -> Result<Self, crate::fs::FsError> {
+        let internal = edits.root().internal_dir(".winston")?;
+        let applied = Applied::load(&internal);
+        status.set_state(SyncState::Connecting, None);
+        status.set_applied(applied.generation, applied.conflicts.clone());
+        let (acked, _) = watch::channel(None);
+        let (started_at, applied) = (Timestamp::now(), Mutex::new(applied));
+        Ok(Self { edits, client, gateway, status, internal, started_at, applied, acked })
+    }
+
+    /// Runs until it is dropped.
+    pub(crate) async fn run(&self) {
+        tokio::join!(self.check_in_loop(), self.upload_loop(), self.desired_loop());
+    }
+
+    /// Before the gateway starts for the first time: fetches and applies what control wants. Gives up when control does not answer.
+    pub(crate) async fn first_files(&self) -> bool {
+        match self.pull(Duration::ZERO).await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(%error, "no files from control yet");
+                false
+            }
+        }
+    }
+
+    /// Sends what is left, for the end of the process.
+    pub(crate) async fn flush(&self) {
+        let acked = *self.acked.borrow();
+        let Some(acked) = acked else { return };
+        let mut cursor = Cursor::after(acked);
+        while let Ok(Some((acked, next))) = upload::send_next(&self.edits, &self.client, cursor).await {
+            if upload::acknowledge(&self.edits, acked).await.is_err() {
+                return;
+            }
+            cursor = next;
+        }
+        let _ = self.check_in().await;
+    }
+
+    async fn check_in_loop(&self) {
+        let mut gateway = self.gateway.subscribe();
+        let mut backoff = Backoff::default();
+        loop {
+            let pause = match self.check_in().await {
+                Ok(heartbeat) => {
+                    backoff.reset();
+                    heartbeat
+                }
+                Err(error) => self.failed(&error, &mut backoff),
+            };
+            tokio::time::sleep(REPORT_PAUSE.min(pause)).await;
+            tokio::select! {
+                () = tokio::time::sleep(pause.saturating_sub(REPORT_PAUSE)) => {}
+                // A supervisor that has ended says nothing new; then only the clock counts.
+                Ok(()) = gateway.changed() => {}
+            }
+        }
+    }
+
+    async fn check_in(&self) -> Result<Duration, ClientError> {
+        let report = self.status.report();
+        let head_seq = *self.edits.journal().head().borrow();
+        let answer = self
+            .client
+            .check_in(&CheckIn {
+                protocol: PROTOCOL_VERSION,
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                epoch: self.edits.journal().epoch(),
+                started_at: self.started_at,
+                head_seq,
+                applied_generation: report.applied_generation,
+                gateway: self.gateway.status(),
+                conflicts: report.conflicts,
+            })
+            .await?;
+        self.status.set_state(SyncState::Connected, None);
+        self.status.set_desired(answer.desired_generation);
+        self.acked.send_if_modified(|acked| {
+            // Only the first answer, or one that goes back: in between, the upload loop knows better.
+            let news = acked.is_none_or(|acked| answer.acked_seq < acked);
+            if news {
+                *acked = Some(answer.acked_seq);
+            }
+            news
+        });
+        Ok(Duration::from_secs(u64::from(answer.heartbeat_seconds)).clamp(REPORT_PAUSE * 2, HEARTBEAT * 20))
+    }
+
+    async fn upload_loop(&self) {
+        let mut head = self.edits.journal().head();
+        let mut acked = self.acked.subscribe();
+        let mut backoff = Backoff::default();
+        // Control says where to begin.
+        let Ok(Some(mut committed)) = acked.wait_for(Option::is_some).await.map(|acked| *acked) else { return };
+        let mut cursor = Cursor::after(committed);
+        loop {
+            let sent = upload::send_next(&self.edits, &self.client, cursor.clone()).await;
+            let sent = match sent {
+                Ok(Some((acked_seq, next))) => {
+                    let progress = acked_seq != committed;
+                    committed = acked_seq;
+                    cursor = next;
+                    self.acked.send_replace(Some(acked_seq));
+                    acked.mark_unchanged();
+                    upload::acknowledge(&self.edits, acked_seq).await.map(|()| Some(progress))
+                }
+                Ok(None) => Ok(None),
+                Err(error) => Err(error),
+            };
+            match sent {
+                Ok(Some(true)) => backoff.reset(),
+                // The batch was taken note of but nothing was committed: as good as a failure.
+                Ok(Some(false)) => tokio::time::sleep(backoff.next(random())).await,
+                Ok(None) => tokio::select! {
+                    Ok(_) = head.wait_for(|head| *head >= cursor.next_seq()) => {}
+                    Ok(()) = acked.changed() => {
+                        committed = acked.borrow_and_update().unwrap_or(0);
+                        cursor = Cursor::after(committed);
+                    }
+                    else => return,
+                },
+                Err(error) => {
+                    // The place in the file may be what is wrong.
+                    cursor = Cursor::after(committed);
+                    let pause = match &error {
+                        UploadError::Client(error) => self.failed(error, &mut backoff),
+                        UploadError::Journal(_) | UploadError::Stuck | UploadError::ShuttingDown => {
+                            tracing::error!(%error, "could not send changes");
+                            backoff.next(random())
+                        }
+                    };
+                    tokio::time::sleep(pause).await;
+                }
+            }
+        }
+    }
+
+    async fn desired_loop(&self) {
+        let mut backoff = Backoff::default();
+        loop {
+            match self.pull(LONG_POLL).await {
+                Ok(()) => backoff.reset(),
+                Err(ApplyError::Client(error)) => {
+                    let pause = self.failed(&error, &mut backoff);
+                    tokio::time::sleep(pause).await;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "could not apply pushed files; trying again");
+                    tokio::time::sleep(backoff.next(random())).await;
+                }
+            }
+        }
+    }
+
+    /// Asks for pushes newer than what was applied, and applies them.
+    async fn pull(&self, wait: Duration) -> Result<(), ApplyError> {
+        let generation = self.applied.lock().await.generation;
+        let desired = self.client.desired(generation, wait).await?;
+        self.status.set_state(SyncState::Connected, None);
+        let mut applied = self.applied.lock().await;
+        if desired.generation == applied.generation {
+            return Ok(());
+        }
+        let after = apply(&self.edits, &self.client, desired, &applied).await?;
+        if let Err(error) = after.save(&self.internal) {
+            // Applying again after a restart changes nothing that is in place.
+            tracing::warn!(%error, "could not remember the applied generation");
+        }
+        self.status.set_applied(after.generation, after.conflicts.clone());
+        *applied = after;
+        drop(applied);
+        self.gateway.config_ready();
+        // Tells control without waiting for the heartbeat.
+        if let Err(error) = self.check_in().await {
+            tracing::debug!(%error, "could not report the applied generation yet");
+        }
+        Ok(())
+    }
+
+    /// Notes a failure and says how long to wait.
+    fn failed(&self, error: &ClientError, backoff: &mut Backoff) -> Duration {
+        let state = match error {
+            ClientError::Unreachable(_) | ClientError::Unavailable { .. } => SyncState::Unreachable,
+            ClientError::Unauthorized => SyncState::Unauthorized,
+            ClientError::Refused { .. } | ClientError::BadAnswer(_) => SyncState::Refused,
+        };
+        self.status.set_state(state, Some(error.to_string()));
+        let pause = backoff.next(random());
+        match error {
+            ClientError::Unreachable(_) => pause,
+            ClientError::Unavailable { retry_after, .. } => {
+                pause.max(retry_after.unwrap_or_default().min(PERMANENT_PAUSE))
+            }
+            ClientError::Unauthorized | ClientError::Refused { .. } | ClientError::BadAnswer(_) => PERMANENT_PAUSE,
+        }
+    }
+}

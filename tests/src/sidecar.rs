@@ -1,0 +1,240 @@
+//! A real `winston-sidecar` process on a data directory of its own.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::http::{self, Answer};
+use crate::process::{TEST_TOKEN, bin};
+use crate::wait::eventually;
+
+/// How a sidecar is started. Cloned settings with the same directory make a restart.
+#[derive(Clone)]
+pub struct Setup {
+    dir: Arc<TempDir>,
+    data: PathBuf,
+    environment: Vec<(String, String)>,
+}
+
+impl Setup {
+    /// A new, empty data directory, no gateway, no control, any free port.
+    pub fn new() -> Result<Self> {
+        let dir = Arc::new(tempfile::tempdir()?);
+        let data = dir.path().join("data");
+        std::fs::create_dir(&data)?;
+        Ok(Self { dir, data, environment: Vec::new() })
+    }
+
+    /// Sets a variable.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.retain(|(key, _)| key != name);
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Another data directory than the one that was made.
+    #[must_use]
+    pub fn data_dir(mut self, data: &Path) -> Self {
+        self.data = data.to_owned();
+        self
+    }
+
+    /// The data directory.
+    #[must_use]
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// A directory beside the data directory.
+    #[must_use]
+    pub fn outside(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The command that would start it.
+    pub fn command(&self) -> Result<Command> {
+        let mut command = Command::new(bin("winston-sidecar")?);
+        command
+            .env_clear()
+            .envs(std::env::vars_os().filter(|(name, _)| name == "PATH"))
+            .env("WINSTON_SIDECAR_TOKEN", TEST_TOKEN)
+            .env("WINSTON_DATA_DIR", &self.data)
+            .env("WINSTON_SIDECAR_LISTEN", "127.0.0.1:0")
+            .env("WINSTON_GATEWAY", "off")
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null());
+        Ok(command)
+    }
+
+    /// Starts it and waits until it answers and has listed its directory.
+    pub fn start(&self) -> Result<Sidecar> {
+        let log = self.dir.path().join("sidecar.log");
+        let file = File::create(&log)?;
+        let mut command = self.command()?;
+        command.stdout(file.try_clone()?).stderr(file);
+        let child = command.spawn().context("winston-sidecar")?;
+        let mut sidecar = Sidecar { setup: self.clone(), child, log, address: None };
+        let address = eventually("the sidecar listens", || sidecar.find_address())?;
+        sidecar.address = Some(address);
+        sidecar.wait_for_log("watching")?;
+        Ok(sidecar)
+    }
+}
+
+/// A running sidecar. Killed when dropped.
+pub struct Sidecar {
+    setup: Setup,
+    child: Child,
+    log: PathBuf,
+    address: Option<SocketAddr>,
+}
+
+impl Sidecar {
+    fn find_address(&mut self) -> Result<Option<SocketAddr>> {
+        if let Some(status) = self.child.try_wait()? {
+            bail!("ended with {status}: {}", self.log_text());
+        }
+        let found = self.log_lines().find(|line| line["message"] == "listening");
+        Ok(found.and_then(|line| line["address"].as_str()?.parse().ok()))
+    }
+
+    /// Everything that it printed.
+    #[must_use]
+    pub fn log_text(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    fn log_lines(&self) -> impl Iterator<Item = Value> {
+        let lines: Vec<_> = self.log_text().lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        lines.into_iter()
+    }
+
+    /// Waits for a log line with this message.
+    pub fn wait_for_log(&self, message: &str) -> Result<()> {
+        eventually(message, || Ok(self.log_lines().any(|line| line["message"] == message).then_some(())))
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0)))
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its data directory.
+    #[must_use]
+    pub fn data(&self) -> &Path {
+        self.setup.data()
+    }
+
+    /// A request with the token.
+    pub fn call(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Answer> {
+        let bearer = format!("Bearer {TEST_TOKEN}");
+        let mut all = vec![("Authorization", bearer.as_str())];
+        all.extend_from_slice(headers);
+        http::request(self.address(), method, target, &all, body)
+    }
+
+    /// `GET` with the token.
+    pub fn get(&self, target: &str) -> Result<Answer> {
+        self.call("GET", target, &[], b"")
+    }
+
+    /// `PUT` of text, in the old form.
+    pub fn put(&self, path: &str, content: &str) -> Result<Answer> {
+        self.put_with(path, content, &[])
+    }
+
+    /// `PUT` of text, with headers.
+    pub fn put_with(&self, path: &str, content: &str, headers: &[(&str, &str)]) -> Result<Answer> {
+        let mut all = vec![("Content-Type", "application/json")];
+        all.extend_from_slice(headers);
+        self.call("PUT", &format!("/files/{path}"), &all, json!({ "content": content }).to_string().as_bytes())
+    }
+
+    /// The recorded changes, oldest first.
+    pub fn changes(&self) -> Result<Vec<Value>> {
+        let answer = self.get("/changes?limit=1000")?.expect(200)?.json()?;
+        let mut changes = answer["changes"].as_array().cloned().context("changes")?;
+        changes.reverse();
+        Ok(changes)
+    }
+
+    /// The recorded changes of one path as `source action`, oldest first.
+    pub fn history(&self, path: &str) -> Result<Vec<String>> {
+        let word = |change: &Value, key: &str| change[key].as_str().unwrap_or("?").to_owned();
+        let changes = self.changes()?.into_iter().filter(|change| change["path"] == path);
+        Ok(changes.map(|change| format!("{} {}", word(&change, "source"), word(&change, "action"))).collect())
+    }
+
+    /// Waits until the history of a path is this.
+    pub fn wait_for_history(&self, path: &str, wanted: &[&str]) -> Result<()> {
+        let mut last = Vec::new();
+        eventually(&format!("history of {path}"), || {
+            last = self.history(path)?;
+            if last == wanted { Ok(Some(())) } else { bail!("is {last:?}, wanted {wanted:?}") }
+        })
+    }
+
+    /// `GET /status`.
+    pub fn status(&self) -> Result<Value> {
+        self.get("/status")?.expect(200)?.json()
+    }
+
+    /// Writes a file as the agent would: past the API.
+    pub fn agent_writes(&self, path: &str, content: impl AsRef<[u8]>) -> Result<()> {
+        let path = self.data().join(path);
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        Ok(std::fs::write(path, content)?)
+    }
+
+    /// SIGKILL, as most platforms stop a container.
+    pub fn kill(mut self) -> Result<Setup> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(self.setup.clone())
+    }
+
+    /// SIGTERM; waits for the end.
+    pub fn stop(mut self) -> Result<(ExitStatus, Setup)> {
+        kill(Pid::from_raw(i32::try_from(self.child.id())?), Signal::SIGTERM)?;
+        let status = eventually("the sidecar ends", || Ok(self.child.try_wait()?))?;
+        Ok((status, self.setup.clone()))
+    }
+}
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The lines of all journal segments of a data directory.
+pub fn journal_lines(data: &Path) -> Result<Vec<String>> {
+    let mut segments: Vec<_> = std::fs::read_dir(data.join(".winston/changes"))?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<_, _>>()?;
+    segments.sort();
+    let mut lines = Vec::new();
+    for segment in segments {
+        lines.extend(std::fs::read_to_string(segment)?.lines().map(str::to_owned));
+    }
+    Ok(lines)
+}
