@@ -93,20 +93,13 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn serve(
-    config: &Config,
-    data_dir: &DataDir,
-    cluster: Option<&Cluster>,
-    signals: Signals,
-) -> anyhow::Result<()> {
+async fn serve(config: &Config, data_dir: &DataDir, cluster: Option<&Cluster>, signals: Signals) -> anyhow::Result<()> {
     let mut connection = match (&config.database_url, cluster) {
         (Some(url), _) => url.0.clone(),
         (None, Some(cluster)) => cluster.connection(),
         (None, None) => anyhow::bail!("there is no database"),
     };
-    connection
-        .connect_timeout(CONNECT_TIMEOUT)
-        .application_name("winston-control");
+    connection.connect_timeout(CONNECT_TIMEOUT).application_name("winston-control");
     tokio::select! {
         migrated = migrate_when_up(&connection) => migrated?,
         () = signals.clone().reached(1) => return Ok(()),
@@ -114,19 +107,15 @@ async fn serve(
     let db = Db::new(connection)?;
     ensure_admin_key(&db, data_dir).await?;
 
-    let listener = TcpListener::bind(config.listen)
-        .await
-        .with_context(|| format!("cannot listen on {}", config.listen))?;
+    let listener =
+        TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
     let address = listener.local_addr().context("cannot read the address")?;
     let address = format!("http://{address}");
     let public_url = config.public_url.clone().unwrap_or_else(|| address.clone());
 
     let local = Local::new(data_dir.path(), config.local.clone(), public_url)?;
     let lifecycle = Lifecycle::new(db.clone(), vec![Box::new(local)], config.provision_wait);
-    lifecycle
-        .reconcile()
-        .await
-        .context("cannot look at the instances")?;
+    lifecycle.reconcile().await.context("cannot look at the instances")?;
 
     let hub = Hub::default();
     let listening = tokio::spawn(notify::listen(db.config().clone(), hub.clone()));
@@ -135,10 +124,7 @@ async fn serve(
         db: db.clone(),
         hub,
         lifecycle,
-        limits: Arc::new(Limits {
-            max_file_bytes: config.max_file_bytes,
-            heartbeat_seconds: config.heartbeat_seconds,
-        }),
+        limits: Arc::new(Limits { max_file_bytes: config.max_file_bytes, heartbeat_seconds: config.heartbeat_seconds }),
         stopping,
     });
     data_dir.write_address(&address)?;
@@ -174,9 +160,7 @@ async fn migrate_when_up(connection: &tokio_postgres::Config) -> anyhow::Result<
     let deadline = tokio::time::Instant::now() + DATABASE_WAIT;
     loop {
         match migrate::run(connection).await {
-            Err(migrate::MigrateError::Database(error))
-                if tokio::time::Instant::now() < deadline =>
-            {
+            Err(migrate::MigrateError::Database(error)) if tokio::time::Instant::now() < deadline => {
                 tracing::info!(%error, "waiting for the database");
                 tokio::time::sleep(DATABASE_RETRY).await;
             }
@@ -202,11 +186,7 @@ async fn ensure_admin_key(db: &Db, data_dir: &DataDir) -> anyhow::Result<()> {
     let path = data_dir.admin_key_path();
     if std::io::stderr().is_terminal() {
         // Past the log, so that no log file ever has it.
-        eprintln!(
-            "\n  Admin API key: {}\n  It is stored in {} and not shown again.\n",
-            key.expose(),
-            path.display()
-        );
+        eprintln!("\n  Admin API key: {}\n  It is stored in {} and not shown again.\n", key.expose(), path.display());
     } else {
         tracing::info!(path = %path.display(), "the admin API key is in this file");
     }

@@ -43,18 +43,10 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     /// Makes sure that the cluster below `data_dir` runs.
-    pub(crate) async fn start(
-        data_dir: &Path,
-        bin: Option<&Path>,
-        user: Option<&str>,
-    ) -> anyhow::Result<Self> {
+    pub(crate) async fn start(data_dir: &Path, bin: Option<&Path>, user: Option<&str>) -> anyhow::Result<Self> {
         let home = data_dir.join("postgres");
         private_dir(&home).with_context(|| format!("cannot create {}", home.display()))?;
-        let user = if geteuid().is_root() {
-            Some(service_user(user)?)
-        } else {
-            None
-        };
+        let user = if geteuid().is_root() { Some(service_user(user)?) } else { None };
         let mut owner = geteuid();
         if let Some((uid, gid)) = user {
             owner = uid;
@@ -62,12 +54,7 @@ impl Cluster {
                 .with_context(|| format!("cannot give {} to uid {uid}", home.display()))?;
             check_reachable(&home, uid, gid)?;
         }
-        let mut cluster = Self {
-            bin: find_bin(bin)?,
-            socket_dir: socket_dir(&home, owner, user)?,
-            home,
-            user,
-        };
+        let mut cluster = Self { bin: find_bin(bin)?, socket_dir: socket_dir(&home, owner, user)?, home, user };
         cluster.initialise().await?;
         cluster.ensure_running().await?;
         Ok(cluster)
@@ -76,10 +63,7 @@ impl Cluster {
     /// How to connect.
     pub(crate) fn connection(&self) -> tokio_postgres::Config {
         let mut config = tokio_postgres::Config::new();
-        config
-            .host_path(&self.socket_dir)
-            .user(DATABASE_USER)
-            .dbname("postgres");
+        config.host_path(&self.socket_dir).user(DATABASE_USER).dbname("postgres");
         config
     }
 
@@ -96,8 +80,7 @@ impl Cluster {
         // A directory of its own until it is whole: an `initdb` that was killed leaves one that cannot be used.
         let new = self.home.join("data.new");
         if new.exists() {
-            std::fs::remove_dir_all(&new)
-                .with_context(|| format!("cannot remove {}", new.display()))?;
+            std::fs::remove_dir_all(&new).with_context(|| format!("cannot remove {}", new.display()))?;
         }
         let mut command = self.command("initdb");
         command
@@ -108,13 +91,11 @@ impl Cluster {
             .args(["--encoding=UTF8", "--locale=C.UTF-8", "--no-instructions"]);
         run(command, INIT_LIMIT).await?;
         let settings = new.join("postgresql.conf");
-        let mut text = std::fs::read_to_string(&settings)
-            .with_context(|| format!("cannot read {}", settings.display()))?;
+        let mut text =
+            std::fs::read_to_string(&settings).with_context(|| format!("cannot read {}", settings.display()))?;
         text.push_str("\ninclude = 'winston.conf'\n");
-        std::fs::write(&settings, text)
-            .with_context(|| format!("cannot write {}", settings.display()))?;
-        std::fs::rename(&new, &data)
-            .with_context(|| format!("cannot rename {} to {}", new.display(), data.display()))
+        std::fs::write(&settings, text).with_context(|| format!("cannot write {}", settings.display()))?;
+        std::fs::rename(&new, &data).with_context(|| format!("cannot rename {} to {}", new.display(), data.display()))
     }
 
     /// Starts the cluster unless it runs.
@@ -137,10 +118,7 @@ impl Cluster {
             .arg("--log")
             .arg(self.home.join("log"));
         run(command, CTL_LIMIT).await.with_context(|| {
-            format!(
-                "the private database does not start; its log is {}",
-                self.home.join("log").display()
-            )
+            format!("the private database does not start; its log is {}", self.home.join("log").display())
         })
     }
 
@@ -201,10 +179,7 @@ log_min_messages = warning
             }
             tracing::warn!(path = %self.home.display(), "the private database has gone");
             if let Err(error) = self.ensure_running().await {
-                tracing::error!(
-                    error = format!("{error:#}"),
-                    "cannot start the private database again"
-                );
+                tracing::error!(error = format!("{error:#}"), "cannot start the private database again");
             }
         }
     }
@@ -217,9 +192,7 @@ log_min_messages = warning
             .args(["--timeout", CTL_SECONDS])
             .arg("--pgdata")
             .arg(self.data());
-        run(command, CTL_LIMIT)
-            .await
-            .context("the private database does not stop")
+        run(command, CTL_LIMIT).await.context("the private database does not stop")
     }
 
     fn command(&self, program: &str) -> Command {
@@ -241,23 +214,14 @@ log_min_messages = warning
 /// Runs a program to its end; its own words become the error.
 async fn run(mut command: Command, limit: Duration) -> anyhow::Result<()> {
     let program = command.as_std().get_program().to_owned();
-    let name = Path::new(&program)
-        .file_name()
-        .unwrap_or(&program)
-        .to_string_lossy()
-        .into_owned();
+    let name = Path::new(&program).file_name().unwrap_or(&program).to_string_lossy().into_owned();
     command.kill_on_drop(true);
     let output = tokio::time::timeout(limit, command.output())
         .await
         .with_context(|| format!("{name} did not end within {} s", limit.as_secs()))?
         .with_context(|| format!("cannot run {}", Path::new(&program).display()))?;
     let words = String::from_utf8_lossy(&output.stderr);
-    ensure!(
-        output.status.success(),
-        "{name} failed ({}): {}",
-        output.status,
-        words.trim().replace('\n', "; ")
-    );
+    ensure!(output.status.success(), "{name} failed ({}): {}", output.status, words.trim().replace('\n', "; "));
     Ok(())
 }
 
@@ -265,13 +229,9 @@ async fn run(mut command: Command, limit: Duration) -> anyhow::Result<()> {
 fn service_user(name: Option<&str>) -> anyhow::Result<(Uid, Gid)> {
     let candidates: Vec<&str> = name.map_or_else(|| vec!["postgres", "nobody"], |name| vec![name]);
     for candidate in &candidates {
-        let user = User::from_name(candidate)
-            .with_context(|| format!("cannot look up the user {candidate}"))?;
+        let user = User::from_name(candidate).with_context(|| format!("cannot look up the user {candidate}"))?;
         if let Some(user) = user {
-            ensure!(
-                !user.uid.is_root(),
-                "PostgreSQL does not run as root; set WINSTON_POSTGRES_USER to another user"
-            );
+            ensure!(!user.uid.is_root(), "PostgreSQL does not run as root; set WINSTON_POSTGRES_USER to another user");
             return Ok((user.uid, user.gid));
         }
     }
@@ -284,8 +244,7 @@ fn service_user(name: Option<&str>) -> anyhow::Result<(Uid, Gid)> {
 /// Says which parent directory keeps the cluster's user out, before `initdb` fails with less.
 fn check_reachable(home: &Path, uid: Uid, gid: Gid) -> anyhow::Result<()> {
     for dir in home.ancestors().skip(1) {
-        let meta =
-            std::fs::metadata(dir).with_context(|| format!("cannot look at {}", dir.display()))?;
+        let meta = std::fs::metadata(dir).with_context(|| format!("cannot look at {}", dir.display()))?;
         let bit = if meta.uid() == uid.as_raw() {
             0o100
         } else if meta.gid() == gid.as_raw() {
@@ -305,17 +264,9 @@ fn check_reachable(home: &Path, uid: Uid, gid: Gid) -> anyhow::Result<()> {
 
 /// The directory with the PostgreSQL programs.
 fn find_bin(configured: Option<&Path>) -> anyhow::Result<PathBuf> {
-    let complete = |dir: &Path| {
-        ["initdb", "pg_ctl", "postgres"]
-            .iter()
-            .all(|program| dir.join(program).is_file())
-    };
+    let complete = |dir: &Path| ["initdb", "pg_ctl", "postgres"].iter().all(|program| dir.join(program).is_file());
     if let Some(dir) = configured {
-        ensure!(
-            complete(dir),
-            "WINSTON_POSTGRES_BIN: {} lacks initdb, pg_ctl or postgres",
-            dir.display()
-        );
+        ensure!(complete(dir), "WINSTON_POSTGRES_BIN: {} lacks initdb, pg_ctl or postgres", dir.display());
         return Ok(dir.to_owned());
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -365,8 +316,7 @@ fn socket_dir(home: &Path, owner: Uid, user: Option<(Uid, Gid)>) -> anyhow::Resu
         }
     }
     // In a shared temporary directory somebody else may have been first.
-    let meta = std::fs::symlink_metadata(&dir)
-        .with_context(|| format!("cannot look at {}", dir.display()))?;
+    let meta = std::fs::symlink_metadata(&dir).with_context(|| format!("cannot look at {}", dir.display()))?;
     ensure!(
         meta.is_dir() && meta.uid() == owner.as_raw() && meta.mode() & 0o077 == 0,
         "{} is not a private directory of uid {owner}; remove it",
@@ -410,12 +360,7 @@ mod tests {
         let closed = std::fs::Permissions::from_mode(0o700);
         std::fs::set_permissions(base.path(), closed).unwrap();
         let stranger = (Uid::from_raw(4_000_001), Gid::from_raw(4_000_001));
-        let error = check_reachable(&home, stranger.0, stranger.1)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains(&base.path().display().to_string()),
-            "{error}"
-        );
+        let error = check_reachable(&home, stranger.0, stranger.1).unwrap_err().to_string();
+        assert!(error.contains(&base.path().display().to_string()), "{error}");
     }
 }

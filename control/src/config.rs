@@ -54,11 +54,7 @@ pub(crate) const VARIABLES: &[Variable] = &[
         default: "openclaw",
         meaning: "Program that the sidecar of a local tenant starts as the gateway.",
     },
-    Variable {
-        name: "WINSTON_LOCAL_PATH",
-        default: "",
-        meaning: "PATH of local tenants. Unset: the PATH of control.",
-    },
+    Variable { name: "WINSTON_LOCAL_PATH", default: "", meaning: "PATH of local tenants. Unset: the PATH of control." },
     Variable {
         name: "WINSTON_PROVISION_WAIT_SECONDS",
         default: "15",
@@ -84,41 +80,16 @@ pub(crate) const VARIABLES: &[Variable] = &[
         default: "info",
         meaning: "What is logged: a level, or targets with levels such as `info,winston_control=debug`.",
     },
-    Variable {
-        name: "ANTHROPIC_API_KEY",
-        default: "",
-        meaning: "Passed to local tenants.",
-    },
-    Variable {
-        name: "OPENAI_API_KEY",
-        default: "",
-        meaning: "Passed to local tenants.",
-    },
-    Variable {
-        name: "GEMINI_API_KEY",
-        default: "",
-        meaning: "Passed to local tenants.",
-    },
-    Variable {
-        name: "OPENROUTER_API_KEY",
-        default: "",
-        meaning: "Passed to local tenants.",
-    },
-    Variable {
-        name: "MOONSHOT_API_KEY",
-        default: "",
-        meaning: "Passed to local tenants.",
-    },
+    Variable { name: "ANTHROPIC_API_KEY", default: "", meaning: "Passed to local tenants." },
+    Variable { name: "OPENAI_API_KEY", default: "", meaning: "Passed to local tenants." },
+    Variable { name: "GEMINI_API_KEY", default: "", meaning: "Passed to local tenants." },
+    Variable { name: "OPENROUTER_API_KEY", default: "", meaning: "Passed to local tenants." },
+    Variable { name: "MOONSHOT_API_KEY", default: "", meaning: "Passed to local tenants." },
 ];
 
 /// Model providers' keys, which tenants get from control's environment.
-const PROVIDER_KEYS: &[&str] = &[
-    "ANTHROPIC_API_KEY",
-    "OPENAI_API_KEY",
-    "GEMINI_API_KEY",
-    "OPENROUTER_API_KEY",
-    "MOONSHOT_API_KEY",
-];
+const PROVIDER_KEYS: &[&str] =
+    &["ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GEMINI_API_KEY", "OPENROUTER_API_KEY", "MOONSHOT_API_KEY"];
 
 /// Settings of one control.
 #[derive(Debug)]
@@ -181,21 +152,15 @@ impl Config {
         let database_url = reader.text("DATABASE_URL").and_then(|url| {
             let parsed = url.parse::<tokio_postgres::Config>().ok();
             match parsed {
-                None => {
-                    reader.mistake("DATABASE_URL must be a PostgreSQL URL or connection string")
-                }
-                Some(ref config)
-                    if config.get_ssl_mode() == tokio_postgres::config::SslMode::Require =>
-                {
+                None => reader.mistake("DATABASE_URL must be a PostgreSQL URL or connection string"),
+                Some(ref config) if config.get_ssl_mode() == tokio_postgres::config::SslMode::Require => {
                     reader.mistake("DATABASE_URL asks for TLS, which this version cannot do");
                 }
                 Some(_) => {}
             }
             parsed.map(DatabaseUrl)
         });
-        let public_url = reader
-            .text("WINSTON_PUBLIC_URL")
-            .map(|url| url.trim_end_matches('/').to_owned());
+        let public_url = reader.text("WINSTON_PUBLIC_URL").map(|url| url.trim_end_matches('/').to_owned());
         if let Some(url) = &public_url
             && !(url.starts_with("http://") || url.starts_with("https://"))
         {
@@ -204,16 +169,10 @@ impl Config {
         let log = reader
             .parsed("WINSTON_LOG", "a level or a list of `target=level`")
             .unwrap_or_else(|| Targets::new().with_default(tracing::Level::INFO));
-        let listen = reader.parsed(
-            "WINSTON_CONTROL_LISTEN",
-            "an IP address and a port, such as 127.0.0.1:3001",
-        );
+        let listen = reader.parsed("WINSTON_CONTROL_LISTEN", "an IP address and a port, such as 127.0.0.1:3001");
         let config = Self {
             listen: listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 3001))),
-            data_dir: reader
-                .text("WINSTON_CONTROL_DATA_DIR")
-                .unwrap_or_else(|| "./.winston-control".to_owned())
-                .into(),
+            data_dir: reader.text("WINSTON_CONTROL_DATA_DIR").unwrap_or_else(|| "./.winston-control".to_owned()).into(),
             database_url,
             postgres_bin: reader.text("WINSTON_POSTGRES_BIN").map(PathBuf::from),
             postgres_user: reader.text("WINSTON_POSTGRES_USER"),
@@ -221,14 +180,9 @@ impl Config {
             local: LocalConfig {
                 entrypoint: reader.text("WINSTON_LOCAL_ENTRYPOINT").map(PathBuf::from),
                 sidecar: reader.text("WINSTON_LOCAL_SIDECAR").map(PathBuf::from),
-                openclaw: reader
-                    .text("WINSTON_LOCAL_OPENCLAW")
-                    .unwrap_or_else(|| "openclaw".to_owned()),
+                openclaw: reader.text("WINSTON_LOCAL_OPENCLAW").unwrap_or_else(|| "openclaw".to_owned()),
                 path: reader.text("WINSTON_LOCAL_PATH").unwrap_or(own_path),
-                keys: PROVIDER_KEYS
-                    .iter()
-                    .filter_map(|name| Some((*name, Secret::new(reader.text(name)?))))
-                    .collect(),
+                keys: PROVIDER_KEYS.iter().filter_map(|name| Some((*name, Secret::new(reader.text(name)?)))).collect(),
             },
             provision_wait: Duration::from_secs(
                 within(&mut reader, "WINSTON_PROVISION_WAIT_SECONDS", 0, 120).unwrap_or(15),
@@ -242,11 +196,7 @@ impl Config {
             log,
         };
         let mistakes = reader.finish();
-        if mistakes.is_empty() {
-            Ok(config)
-        } else {
-            Err(mistakes)
-        }
+        if mistakes.is_empty() { Ok(config) } else { Err(mistakes) }
     }
 }
 
@@ -273,21 +223,12 @@ mod tests {
             variable.unwrap().default
         };
         assert_eq!(config.listen.to_string(), default("WINSTON_CONTROL_LISTEN"));
-        assert_eq!(
-            config.data_dir.to_str(),
-            Some(default("WINSTON_CONTROL_DATA_DIR"))
-        );
+        assert_eq!(config.data_dir.to_str(), Some(default("WINSTON_CONTROL_DATA_DIR")));
         for (value, name) in [
-            (
-                u64::from(config.heartbeat_seconds),
-                "WINSTON_HEARTBEAT_SECONDS",
-            ),
+            (u64::from(config.heartbeat_seconds), "WINSTON_HEARTBEAT_SECONDS"),
             (config.max_file_bytes as u64, "WINSTON_MAX_FILE_BYTES"),
             (config.max_connections as u64, "WINSTON_MAX_CONNECTIONS"),
-            (
-                config.provision_wait.as_secs(),
-                "WINSTON_PROVISION_WAIT_SECONDS",
-            ),
+            (config.provision_wait.as_secs(), "WINSTON_PROVISION_WAIT_SECONDS"),
         ] {
             assert_eq!(value.to_string(), default(name), "{name}");
         }

@@ -30,9 +30,7 @@ impl DataDir {
             .mode(0o711)
             .create(path)
             .with_context(|| format!("cannot create {}", path.display()))?;
-        let path = path
-            .canonicalize()
-            .with_context(|| format!("cannot resolve {}", path.display()))?;
+        let path = path.canonicalize().with_context(|| format!("cannot resolve {}", path.display()))?;
         let lock = path.join("control.lock");
         let file = OpenOptions::new()
             .create(true)
@@ -44,9 +42,7 @@ impl DataDir {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => Ok(Self { path, _lock: lock }),
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(Locked(path).into()),
-            Err((_, error)) => {
-                Err(error).with_context(|| format!("cannot lock {}", lock.display()))
-            }
+            Err((_, error)) => Err(error).with_context(|| format!("cannot lock {}", lock.display())),
         }
     }
 
@@ -74,10 +70,9 @@ impl DataDir {
         let path = self.admin_key_path();
         let mut text = String::new();
         match File::open(&path) {
-            Ok(file) => file
-                .take(256)
-                .read_to_string(&mut text)
-                .with_context(|| format!("cannot read {}", path.display()))?,
+            Ok(file) => {
+                file.take(256).read_to_string(&mut text).with_context(|| format!("cannot read {}", path.display()))?
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => {
                 return Err(error).with_context(|| format!("cannot read {}", path.display()));
@@ -102,11 +97,7 @@ impl DataDir {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&new)?;
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
             file.write_all(key.expose().as_bytes())?;
             file.write_all(b"\n")?;
             file.sync_all()?;
@@ -121,10 +112,7 @@ impl DataDir {
 
 /// Creates a directory that only its owner can look into, or tightens the one that is there.
 pub(crate) fn private_dir(path: &Path) -> std::io::Result<()> {
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)?;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     std::fs::set_permissions(path, Permissions::from_mode(0o700))
 }
 
@@ -149,15 +137,9 @@ mod tests {
         assert_eq!(dir.read_admin_key().unwrap(), None);
         let key = crate::token::new_api_key().unwrap();
         dir.write_admin_key(&key).unwrap();
-        let mode = std::fs::metadata(dir.admin_key_path())
-            .unwrap()
-            .permissions()
-            .mode();
+        let mode = std::fs::metadata(dir.admin_key_path()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        assert!(
-            dir.write_admin_key(&crate::token::new_api_key().unwrap())
-                .is_err()
-        );
+        assert!(dir.write_admin_key(&crate::token::new_api_key().unwrap()).is_err());
         assert_eq!(dir.read_admin_key().unwrap(), Some(key));
     }
 }

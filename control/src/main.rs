@@ -52,10 +52,7 @@ fn main() -> ExitCode {
         }
     };
     start_logging(&config);
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-    {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!(%error, "cannot start the runtime");
@@ -69,11 +66,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "control stops");
-            if error.is::<data_dir::Locked>() {
-                ExitCode::from(EXIT_LOCKED)
-            } else {
-                ExitCode::from(EXIT_UNAVAILABLE)
-            }
+            if error.is::<data_dir::Locked>() { ExitCode::from(EXIT_LOCKED) } else { ExitCode::from(EXIT_UNAVAILABLE) }
         }
     }
 }
@@ -130,8 +123,6 @@ fn start_logging(config: &Config) {
     if std::io::stderr().is_terminal() {
         registry.with(layer).init();
     } else {
-        registry
-            .with(layer.json().flatten_event(true).with_span_list(false))
-            .init();
+        registry.with(layer.json().flatten_event(true).with_span_list(false)).init();
     }
 }

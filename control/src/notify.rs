@@ -34,11 +34,7 @@ impl Hub {
     /// Registers interest in a tenant. Register first, then look, then wait: so nothing slips between.
     pub(crate) fn subscribe(&self, tenant: Uuid) -> Subscription {
         let notify = self.waiters().entry(tenant).or_default().clone();
-        Subscription {
-            hub: self.clone(),
-            tenant,
-            notify,
-        }
+        Subscription { hub: self.clone(), tenant, notify }
     }
 
     /// Wakes everyone who waits for a tenant.
@@ -102,10 +98,7 @@ async fn listen_once(config: &Config, hub: &Hub, wait: &mut Duration) -> Result<
     let reader = async move {
         while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
             if let AsyncMessage::Notification(notification) = message?
-                && sender
-                    .send(notification.payload().to_owned())
-                    .await
-                    .is_err()
+                && sender.send(notification.payload().to_owned()).await.is_err()
             {
                 break;
             }
@@ -113,13 +106,7 @@ async fn listen_once(config: &Config, hub: &Hub, wait: &mut Duration) -> Result<
         Ok::<(), tokio_postgres::Error>(())
     };
     let work = async {
-        client
-            .batch_execute(&format!(
-                "LISTEN {}; LISTEN {}",
-                desired::CHANNEL,
-                tokens::CHANNEL
-            ))
-            .await?;
+        client.batch_execute(&format!("LISTEN {}; LISTEN {}", desired::CHANNEL, tokens::CHANNEL)).await?;
         *wait = BACKOFF.0;
         // Whatever happened while nobody listened.
         hub.wake_all();
@@ -145,9 +132,7 @@ mod tests {
         let subscription = hub.subscribe(tenant);
         let woken = subscription.woken();
         hub.wake(tenant);
-        tokio::time::timeout(Duration::from_secs(5), woken)
-            .await
-            .unwrap();
+        tokio::time::timeout(Duration::from_secs(5), woken).await.unwrap();
     }
 
     #[test]

@@ -58,14 +58,7 @@ mod tests {
 
     #[test]
     fn names_that_only_look_odd_are_fine() {
-        for path in [
-            "a",
-            ".winston-notes.md",
-            "workspace/.winston",
-            "...",
-            "a b/ü%2f#?.md",
-            "workspace/..md",
-        ] {
+        for path in ["a", ".winston-notes.md", "workspace/.winston", "...", "a b/ü%2f#?.md", "workspace/..md"] {
             assert_eq!(check(path), Ok(()), "{path}");
         }
     }

@@ -59,8 +59,7 @@ pub(crate) fn new_token() -> Result<Secret, RandomError> {
 pub(crate) fn bearer(header: Option<&str>) -> Option<&str> {
     let (scheme, token) = header?.split_once(' ')?;
     let token = token.trim();
-    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() && token.len() <= MAX_TOKEN_BYTES)
-        .then_some(token)
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() && token.len() <= MAX_TOKEN_BYTES).then_some(token)
 }
 
 #[cfg(test)]
@@ -72,11 +71,7 @@ mod tests {
         let key = new_api_key().unwrap();
         let digits = key.expose().strip_prefix("wk_").unwrap().to_owned();
         assert_eq!(digits.len(), 64);
-        assert!(
-            digits
-                .bytes()
-                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-        );
+        assert!(digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')));
         assert_ne!(new_token().unwrap().expose(), new_token().unwrap().expose());
         assert_eq!(new_token().unwrap().expose().len(), 64);
     }
@@ -85,13 +80,7 @@ mod tests {
     fn the_bearer_scheme_is_required() {
         assert_eq!(bearer(Some("Bearer abc")), Some("abc"));
         assert_eq!(bearer(Some("bearer abc")), Some("abc"));
-        for bad in [
-            "abc",
-            "Bearer",
-            "Bearer ",
-            "Basic abc",
-            &format!("Bearer {}", "a".repeat(200)),
-        ] {
+        for bad in ["abc", "Bearer", "Bearer ", "Basic abc", &format!("Bearer {}", "a".repeat(200))] {
             assert_eq!(bearer(Some(bad)), None, "{bad}");
         }
         assert_eq!(bearer(None), None);

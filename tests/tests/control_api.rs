@@ -113,12 +113,7 @@ async fn old_clients_find_the_shapes_that_they_know() {
 
     let path = format!("/api/tenants/{}", text(&tenant["id"]));
     let one = admin.get(&path).await.expect(200).json();
-    for key in [
-        "instance_id",
-        "railway_service_id",
-        "instance_status",
-        "health_status",
-    ] {
+    for key in ["instance_id", "railway_service_id", "instance_status", "health_status"] {
         assert_eq!(one["tenant"].get(key), Some(&Value::Null), "{key}");
     }
     let none = admin.get(&format!("{path}/instance")).await.expect(404);
@@ -181,13 +176,7 @@ async fn every_error_has_the_one_shape() {
         ("GET", "/api/sidecar/contents/x", "", 400, "bad_hash"),
         ("GET", "/api/sidecar/desired?wait=x", "", 400, "bad_query"),
         ("POST", "/api/sidecar/changes", "{}", 400, "bad_json"),
-        (
-            "POST",
-            "/api/sidecar/check-in",
-            "{}",
-            400,
-            "protocol_mismatch",
-        ),
+        ("POST", "/api/sidecar/check-in", "{}", 400, "protocol_mismatch"),
     ];
     for (client, cases) in [(&admin, &people[..]), (&sidecar, &sidecars[..])] {
         for (method, path, body, status, code) in cases {
@@ -211,27 +200,24 @@ async fn every_error_has_the_one_shape() {
 }
 
 /// A stand-in for the entrypoint: lives until SIGTERM, and leaves its environment.
-const LIVING: &str =
-    "#!/bin/sh\nenv > \"$WINSTON_DATA_DIR/env\"\ntrap 'exit 0' TERM\nwhile :; do sleep 0.1; done\n";
+const LIVING: &str = "#!/bin/sh\nenv > \"$WINSTON_DATA_DIR/env\"\ntrap 'exit 0' TERM\nwhile :; do sleep 0.1; done\n";
 /// A stand-in that cannot start.
 const FAILING: &str = "#!/bin/sh\necho internal-detail >&2\nexit 3\n";
 
-fn write_program(path: &Path, script: &str) {
+fn write_program(path: &Path, script: &str) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
-    std::fs::write(path, script).unwrap();
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::write(path, script)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))
 }
 
 #[tokio::test]
 async fn two_provisions_at_once_make_one_instance() {
     let scratch = tempfile::tempdir().unwrap();
     let program = scratch.path().join("entrypoint.sh");
-    write_program(&program, LIVING);
-    let control = Control::start(&[
-        ("WINSTON_LOCAL_ENTRYPOINT", program.to_str().unwrap()),
-        ("ANTHROPIC_API_KEY", "test-key"),
-    ])
-    .await;
+    write_program(&program, LIVING).unwrap();
+    let control =
+        Control::start(&[("WINSTON_LOCAL_ENTRYPOINT", program.to_str().unwrap()), ("ANTHROPIC_API_KEY", "test-key")])
+            .await;
     let admin = control.admin();
     let (id, by_hand) = control.tenant("twice@test.example").await;
     let path = format!("/api/tenants/{id}");
@@ -239,26 +225,15 @@ async fn two_provisions_at_once_make_one_instance() {
     let provision = format!("{path}/provision");
     let (one, two) = tokio::join!(admin.post(&provision, &body), admin.post(&provision, &body));
     let (one, two) = (one.expect(200).json(), two.expect(200).json());
-    let (new, repeat) = if one["sidecarToken"].is_string() {
-        (one, two)
-    } else {
-        (two, one)
-    };
+    let (new, repeat) = if one["sidecarToken"].is_string() { (one, two) } else { (two, one) };
     let (sidecar_token, gateway_token) = (text(&new["sidecarToken"]), text(&new["gatewayToken"]));
     assert_eq!((sidecar_token.len(), gateway_token.len()), (64, 64));
     // Nothing has checked in, but the second call found a running tenant, and kept its secrets.
     assert_eq!(repeat["sidecarToken"], Value::Null, "{repeat}");
     assert_eq!(repeat["url"], new["url"]);
     assert_eq!(control.tenant_pids().len(), 1);
-    for key in [
-        "railwayServiceId",
-        "railwayUrl",
-        "projectId",
-        "serviceId",
-        "deploymentId",
-        "setupUrl",
-        "setupPassword",
-    ] {
+    for key in ["railwayServiceId", "railwayUrl", "projectId", "serviceId", "deploymentId", "setupUrl", "setupPassword"]
+    {
         assert_eq!(new.get(key), Some(&Value::Null), "{key}");
     }
     let instance = admin.get(&format!("{path}/instance")).await;
@@ -301,19 +276,14 @@ async fn two_provisions_at_once_make_one_instance() {
     assert!(!env.contains("WINSTON_CONTROL_LISTEN"));
 
     // New secrets end the old ones.
-    let rotated = admin
-        .post(&provision, &json!({"rotateSecrets": true}))
-        .await;
+    let rotated = admin.post(&provision, &json!({"rotateSecrets": true})).await;
     let rotated = rotated.expect(200).json();
     let _ = sidecar.get("/api/sidecar/desired").await.expect(401);
     let sidecar = admin.with_token(&text(&rotated["sidecarToken"]));
     let _ = sidecar.get("/api/sidecar/desired").await.expect(200);
 
     let purge = format!("{path}?purge=true");
-    let _ = admin
-        .call(Method::DELETE, &purge, &[], "")
-        .await
-        .expect(200);
+    let _ = admin.call(Method::DELETE, &purge, &[], "").await.expect(200);
     assert!(!data.exists());
     assert!(control.tenant_pids().is_empty());
 }
@@ -322,7 +292,7 @@ async fn two_provisions_at_once_make_one_instance() {
 async fn a_tenant_outlives_control_and_stops_only_when_asked() {
     let scratch = tempfile::tempdir().unwrap();
     let program = scratch.path().join("entrypoint.sh");
-    write_program(&program, LIVING);
+    write_program(&program, LIVING).unwrap();
     let entrypoint = ("WINSTON_LOCAL_ENTRYPOINT", program.to_str().unwrap());
     let mut control = Control::start(&[entrypoint]).await;
     let (id, _) = control.tenant("outlives@test.example").await;
@@ -349,10 +319,7 @@ async fn a_tenant_outlives_control_and_stops_only_when_asked() {
     assert_eq!(started.expect(200).json()["status"], "starting");
     let second = control.tenant_pids();
     assert!(second.len() == 1 && second != pids);
-    let _ = admin
-        .post(&format!("{path}/restart"), &none)
-        .await
-        .expect(200);
+    let _ = admin.post(&format!("{path}/restart"), &none).await.expect(200);
     assert!(control.tenant_pids().len() == 1 && control.tenant_pids() != second);
 }
 
@@ -360,7 +327,7 @@ async fn a_tenant_outlives_control_and_stops_only_when_asked() {
 async fn a_tenant_that_ends_at_once_is_an_error_and_can_be_provisioned_again() {
     let scratch = tempfile::tempdir().unwrap();
     let program = scratch.path().join("entrypoint.sh");
-    write_program(&program, FAILING);
+    write_program(&program, FAILING).unwrap();
     let entrypoint = ("WINSTON_LOCAL_ENTRYPOINT", program.to_str().unwrap());
     let control = Control::start(&[entrypoint]).await;
     let admin = control.admin();
@@ -374,7 +341,7 @@ async fn a_tenant_that_ends_at_once_is_an_error_and_can_be_provisioned_again() {
     let tenant = admin.get(&path).await.expect(200).json();
     assert_eq!(tenant["tenant"]["status"], "error");
 
-    write_program(&program, LIVING);
+    write_program(&program, LIVING).unwrap();
     let body = admin.post(&provision, &json!({})).await.expect(200).json();
     assert!(body["sidecarToken"].is_string(), "{body}");
     // The files were stored by the first attempt; the second adds no generation.

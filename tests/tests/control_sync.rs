@@ -76,8 +76,7 @@ async fn a_batch_is_committed_once_and_only_with_its_contents() {
 
     upload(&sidecar, "two").await;
     // The same batch from several connections at once, and again.
-    let (first, second) =
-        tokio::join!(send(&sidecar, batch.clone()), send(&sidecar, batch.clone()));
+    let (first, second) = tokio::join!(send(&sidecar, batch.clone()), send(&sidecar, batch.clone()));
     for answer in [first, second, send(&sidecar, batch).await] {
         assert_eq!(answer["acked_seq"], 3);
         assert_eq!(answer["contents_wanted"], json!([]));
@@ -105,17 +104,9 @@ async fn a_batch_is_committed_once_and_only_with_its_contents() {
     assert_eq!(then.expect(200).json()["content"], "one");
 
     for (changes, code) in [
-        (
-            vec![change(6, "a", None), change(8, "a", None)],
-            "bad_sequence",
-        ),
+        (vec![change(6, "a", None), change(8, "a", None)], "bad_sequence"),
         (vec![change(6, "../a", None)], "bad_path"),
-        (
-            (6..=6 + MAX_BATCH_CHANGES as u64)
-                .map(|seq| change(seq, "a", None))
-                .collect(),
-            "too_many_changes",
-        ),
+        ((6..=6 + MAX_BATCH_CHANGES as u64).map(|seq| change(seq, "a", None)).collect(), "too_many_changes"),
     ] {
         let batch = json!({"epoch": EPOCH, "changes": changes});
         let answer = sidecar.post("/api/sidecar/changes", &batch).await;
@@ -161,11 +152,7 @@ async fn a_push_names_what_it_replaces_and_wakes_the_sidecar() {
         let body = json!({"content": content}).to_string();
         admin.call(Method::PUT, &path, headers, body).await
     };
-    let first = put(
-        &[("if-none-match", "*"), ("x-winston-actor", "Test Person")],
-        "one",
-    )
-    .await;
+    let first = put(&[("if-none-match", "*"), ("x-winston-actor", "Test Person")], "one").await;
     let first = first.expect(200).json();
     assert_eq!(first["hash"], hash("one"));
     assert_eq!(first["generation"], 1);
@@ -211,24 +198,16 @@ async fn a_push_names_what_it_replaces_and_wakes_the_sidecar() {
 
     // The agent edits, then somebody pushes: the base is what the agent wrote.
     upload(&sidecar, "agent").await;
-    send(
-        &sidecar,
-        vec![change(2, "workspace/SOUL.md", Some("agent"))],
-    )
-    .await;
+    send(&sidecar, vec![change(2, "workspace/SOUL.md", Some("agent"))]).await;
     let _ = put(&[], "three").await.expect(200);
     let desired = sidecar.get("/api/sidecar/desired?generation=2").await;
     let desired = desired.expect(200).json();
     assert_eq!(desired["files"][0]["base"], hash("agent"));
 
     // The push met an edit: both sides are shown, the local file is the current one.
-    let conflict =
-        json!([{"path": "workspace/SOUL.md", "generation": 3, "local_hash": hash("agent")}]);
+    let conflict = json!([{"path": "workspace/SOUL.md", "generation": 3, "local_hash": hash("agent")}]);
     let report = check_in(2, 3, conflict);
-    let _ = sidecar
-        .post("/api/sidecar/check-in", &report)
-        .await
-        .expect(200);
+    let _ = sidecar.post("/api/sidecar/check-in", &report).await.expect(200);
     let listed = admin.get(&format!("/api/tenants/{id}/files")).await;
     let listed = &listed.expect(200).json()["files"][0];
     assert_eq!(listed["hash"], hash("agent"));
@@ -236,10 +215,7 @@ async fn a_push_names_what_it_replaces_and_wakes_the_sidecar() {
     assert_eq!(listed["pending"], false);
 
     let forced = format!("{path}?force=true");
-    let _ = admin
-        .call(Method::DELETE, &forced, &[], "")
-        .await
-        .expect(200);
+    let _ = admin.call(Method::DELETE, &forced, &[], "").await.expect(200);
     let desired = sidecar.get("/api/sidecar/desired?generation=3").await;
     let desired = desired.expect(200).json();
     assert_eq!(desired["files"][0]["base"], "any");
@@ -258,10 +234,7 @@ async fn bytes_come_back_as_they_were() {
     let put = admin.call(Method::PUT, &path, &octets, bytes.clone()).await;
     assert_eq!(put.expect(200).json()["path"], "workspace/b #?%.bin");
     let accept = [("accept", "application/octet-stream")];
-    let raw = admin
-        .call(Method::GET, &path, &accept, "")
-        .await
-        .expect(200);
+    let raw = admin.call(Method::GET, &path, &accept, "").await.expect(200);
     assert_eq!(raw.body, bytes);
     let json = admin.get(&path).await.expect(200).json();
     assert!(json["content"].is_null() && json["content_base64"].is_string());
@@ -316,10 +289,7 @@ async fn without_its_database_control_says_so_and_recovers() {
     assert_eq!(refused.expect(503).code(), "database_unavailable");
 
     owner.start_again().await;
-    until("the database", async || {
-        (here.get("/api/health").await.status == 200).then_some(())
-    })
-    .await;
+    until("the database", async || (here.get("/api/health").await.status == 200).then_some(())).await;
 
     // Notifications come through again as well: a push at the owner wakes a poll here.
     let admin = owner.admin();
@@ -361,17 +331,9 @@ async fn mistakes_on_the_command_line_and_in_the_environment_end_with_64() {
     assert!(help.status.success());
     assert!(String::from_utf8_lossy(&help.stdout).contains("WINSTON_CONTROL_LISTEN"));
     assert!(run(&["--version"], &[]).status.success());
-    assert!(
-        String::from_utf8_lossy(&run(&["--variables"], &[]).stdout).contains("| `DATABASE_URL` |")
-    );
+    assert!(String::from_utf8_lossy(&run(&["--variables"], &[]).stdout).contains("| `DATABASE_URL` |"));
     assert_eq!(run(&["--nonsense"], &[]).status.code(), Some(64));
-    let bad = run(
-        &[],
-        &[
-            ("WINSTON_CONTROL_LISTEN", "x"),
-            ("WINSTON_MAX_FILE_BYTES", "0"),
-        ],
-    );
+    let bad = run(&[], &[("WINSTON_CONTROL_LISTEN", "x"), ("WINSTON_MAX_FILE_BYTES", "0")]);
     assert_eq!(bad.status.code(), Some(64));
     let text = String::from_utf8_lossy(&bad.stderr).into_owned();
     assert!(text.contains("WINSTON_CONTROL_LISTEN") && text.contains("WINSTON_MAX_FILE_BYTES"));

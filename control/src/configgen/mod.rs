@@ -37,9 +37,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             agent_name: "Sage".to_owned(),
-            personality:
-                "Helpful, knowledgeable and honest. Says so when it does not know something."
-                    .to_owned(),
+            personality: "Helpful, knowledgeable and honest. Says so when it does not know something.".to_owned(),
             tone: "casual".to_owned(),
             capabilities: Vec::new(),
             channels: Channels::default(),
@@ -64,12 +62,7 @@ pub(crate) struct Channels {
 
 impl Default for Channels {
     fn default() -> Self {
-        Self {
-            telegram: false,
-            slack: false,
-            whatsapp: false,
-            webchat: true,
-        }
+        Self { telegram: false, slack: false, whatsapp: false, webchat: true }
     }
 }
 
@@ -150,11 +143,7 @@ pub(crate) mod samples {
 
     /// Any layout.
     pub(crate) fn layout() -> Layout {
-        Layout {
-            workspace: "/data/workspace".to_owned(),
-            gateway_port: 18789,
-            public_origin: None,
-        }
+        Layout { workspace: "/data/workspace".to_owned(), gateway_port: 18789, public_origin: None }
     }
 }
 

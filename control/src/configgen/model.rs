@@ -4,20 +4,14 @@
 const DEFAULT: &str = "anthropic/claude-sonnet-4-6";
 
 /// Which provider has models with this prefix.
-const PREFIXES: &[(&str, &str)] = &[
-    ("kimi-", "moonshot"),
-    ("claude-", "anthropic"),
-    ("gpt-", "openai"),
-    ("gemini-", "google"),
-];
+const PREFIXES: &[(&str, &str)] =
+    &[("kimi-", "moonshot"), ("claude-", "anthropic"), ("gpt-", "openai"), ("gemini-", "google")];
 
 /// Whether a text can be a model name. It goes into a file in which `${NAME}` is replaced, so it may not hold one.
 pub(crate) fn is_model_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= 100
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-._:/@+".contains(&byte))
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._:/@+".contains(&byte))
 }
 
 /// `provider/model` for a selected name. A name with a slash is taken as it is.
@@ -31,10 +25,7 @@ pub(crate) fn provider_model(selected: &str) -> String {
     PREFIXES
         .iter()
         .find(|(prefix, _)| selected.starts_with(prefix))
-        .map_or_else(
-            || DEFAULT.to_owned(),
-            |(_, provider)| format!("{provider}/{selected}"),
-        )
+        .map_or_else(|| DEFAULT.to_owned(), |(_, provider)| format!("{provider}/{selected}"))
 }
 
 #[cfg(test)]
@@ -47,10 +38,7 @@ mod tests {
             ("kimi-k2.5", "moonshot/kimi-k2.5"),
             ("claude-sonnet-4-5", "anthropic/claude-sonnet-4-5"),
             ("claude-opus-4-6", "anthropic/claude-opus-4-6"),
-            (
-                "openrouter/meta/llama-4:free",
-                "openrouter/meta/llama-4:free",
-            ),
+            ("openrouter/meta/llama-4:free", "openrouter/meta/llama-4:free"),
             ("", DEFAULT),
             ("something", DEFAULT),
             ("a/${ANTHROPIC_API_KEY}", DEFAULT),

@@ -65,10 +65,7 @@ mod tests {
     #[test]
     fn only_the_intended_variables_are_replaced() {
         let (facts, settings) = samples::hostile();
-        let layout = Layout {
-            workspace: "/srv/${HOME}/workspace".to_owned(),
-            ..samples::layout()
-        };
+        let layout = Layout { workspace: "/srv/${HOME}/workspace".to_owned(), ..samples::layout() };
         let text = config(&facts, &settings, &layout);
         assert_eq!(text.matches("\"${").count(), 1, "{text}");
         assert!(text.contains("/srv/$${HOME}/workspace"));
@@ -78,11 +75,7 @@ mod tests {
     fn telegram_is_there_only_with_a_token() {
         let mut settings = Settings::default();
         settings.channels.telegram = true;
-        assert!(
-            parsed(&settings, &samples::layout())
-                .get("channels")
-                .is_none()
-        );
+        assert!(parsed(&settings, &samples::layout()).get("channels").is_none());
         settings.telegram_token_set = true;
         let telegram = &parsed(&settings, &samples::layout())["channels"]["telegram"];
         assert_eq!(telegram["botToken"], "${TELEGRAM_BOT_TOKEN}");
@@ -91,16 +84,9 @@ mod tests {
     #[test]
     fn a_public_origin_is_allowed() {
         let mut layout = samples::layout();
-        assert!(
-            parsed(&Settings::default(), &layout)["gateway"]
-                .get("controlUi")
-                .is_none()
-        );
+        assert!(parsed(&Settings::default(), &layout)["gateway"].get("controlUi").is_none());
         layout.public_origin = Some("https://tenant.example.com".to_owned());
         let config = parsed(&Settings::default(), &layout);
-        assert_eq!(
-            config["gateway"]["controlUi"]["allowedOrigins"][0],
-            "https://tenant.example.com"
-        );
+        assert_eq!(config["gateway"]["controlUi"]["allowedOrigins"][0], "https://tenant.example.com");
     }
 }

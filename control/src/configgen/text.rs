@@ -4,9 +4,8 @@
 /// One line: every run of white space and control characters becomes one space. At most `limit` UTF-16 units,
 /// which is how OpenClaw counts.
 pub(crate) fn inline(text: &str, limit: usize) -> String {
-    let words = text
-        .split(|c: char| c.is_whitespace() || c.is_control() || is_line_break(c))
-        .filter(|word| !word.is_empty());
+    let words =
+        text.split(|c: char| c.is_whitespace() || c.is_control() || is_line_break(c)).filter(|word| !word.is_empty());
     let mut line = String::new();
     for word in words {
         if !line.is_empty() {
@@ -36,10 +35,7 @@ pub(crate) fn quotation(text: &str, limit: usize) -> String {
 
 /// Everything that some reader takes for the end of a line.
 fn is_line_break(c: char) -> bool {
-    matches!(
-        c,
-        '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{85}' | '\u{2028}' | '\u{2029}'
-    )
+    matches!(c, '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{85}' | '\u{2028}' | '\u{2029}')
 }
 
 fn cut(text: &str, limit: usize) -> String {

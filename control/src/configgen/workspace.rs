@@ -75,10 +75,7 @@ pub(crate) fn agents(facts: &Facts, settings: &Settings) -> String {
     let capabilities = if capabilities.is_empty() {
         "- Answer questions about the business\n- Recommend what it offers\n- Take messages for the team\n".to_owned()
     } else {
-        capabilities
-            .iter()
-            .map(|capability| format!("- {capability}\n"))
-            .collect()
+        capabilities.iter().map(|capability| format!("- {capability}\n")).collect()
     };
     format!(
         "# Agents
@@ -105,11 +102,7 @@ pub(crate) fn agents(facts: &Facts, settings: &Settings) -> String {
 pub(crate) fn user(facts: &Facts) -> String {
     let line = |label: &str, value: Option<&str>, limit: usize| {
         let value = value.map(|value| inline(value, limit)).unwrap_or_default();
-        let value = if value.is_empty() {
-            "not given"
-        } else {
-            &value
-        };
+        let value = if value.is_empty() { "not given" } else { &value };
         format!("- {label}: {value}\n")
     };
     let mut text = "# Business information\n\n".to_owned();
@@ -151,11 +144,7 @@ fn channels(channels: &Channels) -> String {
     .into_iter()
     .filter_map(|(name, on)| on.then_some(name))
     .collect();
-    if names.is_empty() {
-        "none".to_owned()
-    } else {
-        names.join(", ")
-    }
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
 #[cfg(test)]
@@ -173,10 +162,7 @@ mod tests {
         let plain = Settings::default();
         for (with, without) in [
             (soul(&hostile_facts, &hostile), soul(&hostile_facts, &plain)),
-            (
-                agents(&hostile_facts, &hostile),
-                agents(&hostile_facts, &plain),
-            ),
+            (agents(&hostile_facts, &hostile), agents(&hostile_facts, &plain)),
             (identity(&hostile), identity(&plain)),
         ] {
             assert_eq!(headings(&with).len(), headings(&without).len(), "{with}");
@@ -188,12 +174,7 @@ mod tests {
     #[test]
     fn nothing_in_peoples_text_is_interpreted() {
         let (facts, settings) = samples::hostile();
-        for text in [
-            soul(&facts, &settings),
-            agents(&facts, &settings),
-            user(&facts),
-            identity(&settings),
-        ] {
+        for text in [soul(&facts, &settings), agents(&facts, &settings), user(&facts), identity(&settings)] {
             assert!(text.contains("A $& B $1"), "{text}");
             assert!(text.contains("{{NAME}}"), "{text}");
         }

@@ -25,25 +25,14 @@ pub(crate) async fn authenticate(db: &Db, presented: TokenHash) -> Result<Option
     }
     let id: Uuid = row.get(0);
     if row.get(3) {
-        run(
-            &client,
-            "UPDATE api_keys SET last_used_at = now() WHERE id = $1",
-            &[&id],
-        )
-        .await?;
+        run(&client, "UPDATE api_keys SET last_used_at = now() WHERE id = $1", &[&id]).await?;
     }
     Ok(Some(row.get(1)))
 }
 
 /// Whether any key is valid.
 pub(crate) async fn any(db: &Db) -> Result<bool, DbError> {
-    Ok(one(
-        &db.client().await?,
-        "SELECT EXISTS (SELECT FROM api_keys WHERE revoked_at IS NULL)",
-        &[],
-    )
-    .await?
-    .get(0))
+    Ok(one(&db.client().await?, "SELECT EXISTS (SELECT FROM api_keys WHERE revoked_at IS NULL)", &[]).await?.get(0))
 }
 
 /// Stores a key; storing the same key again changes nothing.

@@ -29,15 +29,7 @@ pub(crate) async fn record(client: &impl GenericClient, entry: Entry<'_>) -> Res
         client,
         "INSERT INTO audit_log (id, tenant_id, actor, action, resource_type, resource_id, details)
          VALUES ($1, $2, $3, $4, $5, $6, $7)",
-        &[
-            &Uuid::now_v7(),
-            &entry.tenant,
-            &entry.actor,
-            &entry.action,
-            &entry.resource,
-            &entry.id,
-            &entry.details,
-        ],
+        &[&Uuid::now_v7(), &entry.tenant, &entry.actor, &entry.action, &entry.resource, &entry.id, &entry.details],
     )
     .await
     .map(drop)

@@ -18,9 +18,7 @@ pub(crate) enum BadBatch {
     #[error("a batch carries at most {MAX_BATCH_CHANGES} changes and {MAX_LOST} lost numbers")]
     TooMany,
     /// Sequence numbers out of order, doubled, missing or out of range.
-    #[error(
-        "sequence numbers must start at 1 and be consecutive, in order, together with `lost` (at {0})"
-    )]
+    #[error("sequence numbers must start at 1 and be consecutive, in order, together with `lost` (at {0})")]
     Sequence(u64),
     /// A path that no sidecar would send.
     #[error("change {seq}: {why}")]
@@ -54,11 +52,7 @@ pub(crate) fn check(batch: &ChangeBatch) -> Result<(), BadBatch> {
         expected = Some(seq + 1);
     }
     // `merged` sorts; the changes themselves must come in order.
-    if let Some(pair) = batch
-        .changes
-        .windows(2)
-        .find(|pair| pair[0].seq >= pair[1].seq)
-    {
+    if let Some(pair) = batch.changes.windows(2).find(|pair| pair[0].seq >= pair[1].seq) {
         return Err(BadBatch::Sequence(pair[1].seq));
     }
     batch.changes.iter().try_for_each(check_change)
@@ -75,11 +69,7 @@ fn check_change(change: &Change) -> Result<(), BadBatch> {
     } else if change.hash.is_none() && !change.content_omitted {
         return contradiction("a change with content has a hash");
     }
-    if change
-        .actor
-        .as_ref()
-        .is_some_and(|actor| actor.len() > MAX_ACTOR_BYTES || actor.contains('\0'))
-    {
+    if change.actor.as_ref().is_some_and(|actor| actor.len() > MAX_ACTOR_BYTES || actor.contains('\0')) {
         return contradiction("the actor is too long or has a NUL character");
     }
     let fits = |value: Option<u64>| value.is_none_or(|value| i64::try_from(value).is_ok());
@@ -91,23 +81,14 @@ fn check_change(change: &Change) -> Result<(), BadBatch> {
 
 /// Every sequence number of the batch, sorted.
 fn merged(batch: &ChangeBatch) -> Vec<u64> {
-    let mut all: Vec<u64> = batch
-        .changes
-        .iter()
-        .map(|change| change.seq)
-        .chain(batch.lost.iter().copied())
-        .collect();
+    let mut all: Vec<u64> = batch.changes.iter().map(|change| change.seq).chain(batch.lost.iter().copied()).collect();
     all.sort_unstable();
     all
 }
 
 /// The content that a change needs before it can be committed.
 pub(crate) fn needs(change: &Change) -> Option<ContentHash> {
-    if change.content_omitted {
-        None
-    } else {
-        change.hash
-    }
+    if change.content_omitted { None } else { change.hash }
 }
 
 /// What a checked batch leads to.
@@ -126,17 +107,8 @@ pub(crate) struct Plan<'a> {
 /// Finds the longest prefix that can be committed. `acked` is what is committed already, `stored` the contents
 /// that are there. A batch that starts behind a gap commits nothing and wants nothing: the sender is told where to
 /// start.
-pub(crate) fn plan<'a>(
-    batch: &'a ChangeBatch,
-    acked: u64,
-    stored: &HashSet<ContentHash>,
-) -> Plan<'a> {
-    let mut plan = Plan {
-        commit: Vec::new(),
-        lost: Vec::new(),
-        acked,
-        wanted: Vec::new(),
-    };
+pub(crate) fn plan<'a>(batch: &'a ChangeBatch, acked: u64, stored: &HashSet<ContentHash>) -> Plan<'a> {
+    let mut plan = Plan { commit: Vec::new(), lost: Vec::new(), acked, wanted: Vec::new() };
     let all = merged(batch);
     if all.first().is_none_or(|first| *first > acked + 1) {
         return plan;
@@ -195,11 +167,7 @@ mod tests {
     }
 
     fn batch(changes: Vec<Change>, lost: Vec<u64>) -> ChangeBatch {
-        ChangeBatch {
-            epoch: Uuid::nil(),
-            changes,
-            lost,
-        }
+        ChangeBatch { epoch: Uuid::nil(), changes, lost }
     }
 
     #[test]
@@ -214,10 +182,7 @@ mod tests {
             (vec![3], vec![3], 3),
             (vec![u64::MAX], vec![], u64::MAX),
         ] {
-            let bad = batch(
-                changes.into_iter().map(|seq| change(seq, None)).collect(),
-                lost,
-            );
+            let bad = batch(changes.into_iter().map(|seq| change(seq, None)).collect(), lost);
             assert_eq!(check(&bad), Err(BadBatch::Sequence(at)));
         }
     }
@@ -232,22 +197,14 @@ mod tests {
         let mut elsewhere = change(1, None);
         elsewhere.path = "../x".into();
         assert!(check(&batch(vec![elsewhere], vec![])).is_err());
-        let many = (1..=MAX_BATCH_CHANGES as u64 + 1)
-            .map(|seq| change(seq, None))
-            .collect();
+        let many = (1..=MAX_BATCH_CHANGES as u64 + 1).map(|seq| change(seq, None)).collect();
         assert_eq!(check(&batch(many, vec![])), Err(BadBatch::TooMany));
     }
 
     #[test]
     fn the_first_missing_content_stops_the_commit_and_all_missing_ones_are_wanted() {
         let batch = batch(
-            vec![
-                change(1, Some(1)),
-                change(2, Some(2)),
-                change(3, None),
-                change(4, Some(3)),
-                change(5, Some(2)),
-            ],
+            vec![change(1, Some(1)), change(2, Some(2)), change(3, None), change(4, Some(3)), change(5, Some(2))],
             vec![],
         );
         let plan = plan(&batch, 0, &HashSet::from([hash(1)]));

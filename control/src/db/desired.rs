@@ -64,12 +64,7 @@ pub(crate) enum Outcome {
 }
 
 /// Pushes files as one generation.
-pub(crate) async fn push(
-    db: &Db,
-    tenant: Uuid,
-    actor: &str,
-    files: &[Push<'_>],
-) -> Result<Outcome, DbError> {
+pub(crate) async fn push(db: &Db, tenant: Uuid, actor: &str, files: &[Push<'_>]) -> Result<Outcome, DbError> {
     let mut client = db.client().await?;
     let tx = client.transaction().await?;
     let outcome = push_in(&tx, tenant, actor, files).await?;
@@ -100,18 +95,11 @@ pub(crate) async fn push_in(
     for file in files {
         let current = known(tx, tenant, file.path).await?;
         let Some(base) = base(file.expect, &current) else {
-            return Ok(Outcome::Mismatch {
-                current: current.latest,
-            });
+            return Ok(Outcome::Mismatch { current: current.latest });
         };
         pushed.push(store(tx, tenant, actor, generation, file, base).await?);
     }
-    run(
-        tx,
-        "SELECT pg_notify($1, $2)",
-        &[&CHANNEL, &tenant.to_string()],
-    )
-    .await?;
+    run(tx, "SELECT pg_notify($1, $2)", &[&CHANNEL, &tenant.to_string()]).await?;
     Ok(Outcome::Pushed(pushed))
 }
 
@@ -135,9 +123,7 @@ async fn store(
     file: &Push<'_>,
     base: Base,
 ) -> Result<Pushed, DbError> {
-    let content_hash = file
-        .content
-        .map(|content| ContentHash::from_bytes(Sha256::digest(content).into()));
+    let content_hash = file.content.map(|content| ContentHash::from_bytes(Sha256::digest(content).into()));
     let mut version = None;
     if let (Some(content), Some(content_hash)) = (file.content, content_hash) {
         contents::put(tx, tenant, &content_hash, content).await?;
@@ -179,30 +165,18 @@ async fn store(
         audit::Entry {
             tenant: Some(tenant),
             actor,
-            action: if content_hash.is_some() {
-                "file.push"
-            } else {
-                "file.push_delete"
-            },
+            action: if content_hash.is_some() { "file.push" } else { "file.push_delete" },
             resource: "file",
             id: file.path.to_owned(),
             details: json!({"generation": generation, "hash": content_hash, "base": base}),
         },
     )
     .await?;
-    Ok(Pushed {
-        generation: unsigned(generation),
-        hash: content_hash,
-        version,
-    })
+    Ok(Pushed { generation: unsigned(generation), hash: content_hash, version })
 }
 
 /// Desired files newer than `generation`.
-pub(crate) async fn since(
-    client: &impl GenericClient,
-    tenant: Uuid,
-    generation: u64,
-) -> Result<Desired, DbError> {
+pub(crate) async fn since(client: &impl GenericClient, tenant: Uuid, generation: u64) -> Result<Desired, DbError> {
     // One statement, so that the generation and the files are of the same moment.
     let rows = all(
         client,
@@ -213,10 +187,7 @@ pub(crate) async fn since(
         &[&tenant, &signed(generation)],
     )
     .await?;
-    let mut desired = Desired {
-        generation,
-        files: Vec::new(),
-    };
+    let mut desired = Desired { generation, files: Vec::new() };
     for row in rows {
         desired.generation = unsigned(row.get(0));
         let Some(path) = row.get(1) else {
@@ -227,9 +198,7 @@ pub(crate) async fn since(
             path,
             generation: unsigned(row.get(2)),
             hash: hash(row.get(3))?,
-            base: base
-                .parse()
-                .map_err(|_| DbError::Value(format!("base {base:?}")))?,
+            base: base.parse().map_err(|_| DbError::Value(format!("base {base:?}")))?,
             actor: row.get(5),
         });
     }
@@ -242,14 +211,8 @@ mod tests {
 
     #[test]
     fn a_precondition_is_about_the_newest_version_and_the_base_about_the_disk() {
-        let (disk, pushed) = (
-            ContentHash::from_bytes([1; 32]),
-            ContentHash::from_bytes([2; 32]),
-        );
-        let current = Known {
-            latest: Some(pushed),
-            base: Base::Hash(disk),
-        };
+        let (disk, pushed) = (ContentHash::from_bytes([1; 32]), ContentHash::from_bytes([2; 32]));
+        let current = Known { latest: Some(pushed), base: Base::Hash(disk) };
         assert_eq!(base(Expect::Latest, &current), Some(Base::Hash(disk)));
         assert_eq!(base(Expect::Hash(pushed), &current), Some(Base::Hash(disk)));
         assert_eq!(base(Expect::Hash(disk), &current), None);

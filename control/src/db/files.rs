@@ -123,10 +123,7 @@ impl CurrentFile {
             Some(value) => Some(FileConflict {
                 generation: unsigned(row.get("generation")),
                 pushed_hash: hash(row.get("wanted"))?,
-                local_hash: value
-                    .get("local_hash")
-                    .and_then(Value::as_str)
-                    .and_then(|text| text.parse().ok()),
+                local_hash: value.get("local_hash").and_then(Value::as_str).and_then(|text| text.parse().ok()),
             }),
         };
         Ok(Self {
@@ -154,29 +151,17 @@ pub(crate) struct Known {
 }
 
 /// Looks up what a push of this path replaces.
-pub(crate) async fn known(
-    client: &impl GenericClient,
-    tenant: Uuid,
-    path: &str,
-) -> Result<Known, DbError> {
+pub(crate) async fn known(client: &impl GenericClient, tenant: Uuid, path: &str) -> Result<Known, DbError> {
     let Some(file) = current(client, tenant, path).await? else {
-        return Ok(Known {
-            latest: None,
-            base: Base::Absent,
-        });
+        return Ok(Known { latest: None, base: Base::Absent });
     };
     let base = match (&file.base, file.pending) {
         // The disk does not have the earlier push yet, so its base is still what the disk has.
-        (Some(base), true) => base
-            .parse()
-            .map_err(|_| DbError::Value(format!("base {base:?} of {path}")))?,
+        (Some(base), true) => base.parse().map_err(|_| DbError::Value(format!("base {base:?} of {path}")))?,
         // A file whose content control never saw counts as absent: the push ends as a conflict, not as a loss.
         _ => file.hash.map_or(Base::Absent, Base::Hash),
     };
-    Ok(Known {
-        latest: file.hash,
-        base,
-    })
+    Ok(Known { latest: file.hash, base })
 }
 
 /// The current state of one path; a row may also say that the file is gone.
@@ -185,14 +170,10 @@ pub(crate) async fn current(
     tenant: Uuid,
     path: &str,
 ) -> Result<Option<CurrentFile>, DbError> {
-    opt(
-        client,
-        current_files!("file_path = $2", ""),
-        &[&tenant, &path],
-    )
-    .await?
-    .map(|row| CurrentFile::from_row(&row))
-    .transpose()
+    opt(client, current_files!("file_path = $2", ""), &[&tenant, &path])
+        .await?
+        .map(|row| CurrentFile::from_row(&row))
+        .transpose()
 }
 
 /// Current files below a textual prefix, by path, behind `after`. Files in conflict are listed even when they do
@@ -245,7 +226,8 @@ pub(crate) struct Version {
     pub(crate) captured: Timestamp,
 }
 
-const VERSION_COLUMNS: &str = "SELECT id, file_path, hash, size, source, actor, generation, epoch, seq, modified_at, captured_at
+const VERSION_COLUMNS: &str =
+    "SELECT id, file_path, hash, size, source, actor, generation, epoch, seq, modified_at, captured_at
      FROM file_snapshots WHERE tenant_id = $1 AND ";
 
 fn version_from_row(row: &Row) -> Result<Version, DbError> {
@@ -265,20 +247,11 @@ fn version_from_row(row: &Row) -> Result<Version, DbError> {
 }
 
 /// One version by id.
-pub(crate) async fn version(
-    db: &Db,
-    tenant: Uuid,
-    path: &str,
-    id: i64,
-) -> Result<Option<Version>, DbError> {
-    opt(
-        &db.client().await?,
-        &format!("{VERSION_COLUMNS} file_path = $2 AND id = $3"),
-        &[&tenant, &path, &id],
-    )
-    .await?
-    .map(|row| version_from_row(&row))
-    .transpose()
+pub(crate) async fn version(db: &Db, tenant: Uuid, path: &str, id: i64) -> Result<Option<Version>, DbError> {
+    opt(&db.client().await?, &format!("{VERSION_COLUMNS} file_path = $2 AND id = $3"), &[&tenant, &path, &id])
+        .await?
+        .map(|row| version_from_row(&row))
+        .transpose()
 }
 
 /// Versions, newest first, of one path or of all, older than `before`.
@@ -301,12 +274,8 @@ pub(crate) async fn versions(
             .await?
         }
         None => {
-            all(
-                &client,
-                &format!("{VERSION_COLUMNS} id < $2 ORDER BY id DESC LIMIT $3"),
-                &[&tenant, &before, &limit],
-            )
-            .await?
+            all(&client, &format!("{VERSION_COLUMNS} id < $2 ORDER BY id DESC LIMIT $3"), &[&tenant, &before, &limit])
+                .await?
         }
     };
     rows.iter().map(version_from_row).collect()
@@ -344,11 +313,7 @@ pub(crate) struct ChangeQuery<'a> {
 }
 
 /// Committed changes.
-pub(crate) async fn changes(
-    db: &Db,
-    tenant: Uuid,
-    query: &ChangeQuery<'_>,
-) -> Result<Vec<CommittedChange>, DbError> {
+pub(crate) async fn changes(db: &Db, tenant: Uuid, query: &ChangeQuery<'_>) -> Result<Vec<CommittedChange>, DbError> {
     let order = if query.after.is_some() {
         "ORDER BY j.first_seen_at, c.seq"
     } else {
@@ -365,18 +330,8 @@ pub(crate) async fn changes(
            ) END)
          {order} LIMIT $5"
     );
-    let rows = all(
-        &db.client().await?,
-        &sql,
-        &[
-            &tenant,
-            &query.path,
-            &query.after,
-            &query.epoch,
-            &query.limit,
-        ],
-    )
-    .await?;
+    let rows =
+        all(&db.client().await?, &sql, &[&tenant, &query.path, &query.after, &query.epoch, &query.limit]).await?;
     rows.iter()
         .map(|row| {
             Ok(CommittedChange {

@@ -32,7 +32,8 @@ pub(crate) struct Instance {
     pub(crate) created_at: Timestamp,
 }
 
-const SELECT: &str = "SELECT id, tenant_id, provider, instance_name, railway_service_id, railway_domain, status, config_version,
+const SELECT: &str =
+    "SELECT id, tenant_id, provider, instance_name, railway_service_id, railway_domain, status, config_version,
      url, sidecar_url, sidecar_version, health_status, last_health_check, gateway, epoch, applied_generation,
      conflicts, created_at FROM tenant_instances";
 
@@ -60,10 +61,7 @@ fn from_row(row: &Row) -> Instance {
 }
 
 /// The tenant's instance, if it has one.
-pub(crate) async fn get(
-    client: &impl GenericClient,
-    tenant: Uuid,
-) -> Result<Option<Instance>, DbError> {
+pub(crate) async fn get(client: &impl GenericClient, tenant: Uuid) -> Result<Option<Instance>, DbError> {
     let sql = format!("{SELECT} WHERE tenant_id = $1");
     Ok(opt(client, &sql, &[&tenant]).await?.as_ref().map(from_row))
 }
@@ -79,15 +77,10 @@ pub(crate) async fn of_provider(db: &Db, provider: &str) -> Result<Vec<Instance>
 /// transaction, also when the request is dropped or control dies. Waits up to the pool's `lock_timeout`, unless
 /// that is raised here: an operation may last as long as a bounded stop and start.
 pub(crate) async fn lock(tx: &Transaction<'_>, tenant: Uuid) -> Result<(), DbError> {
-    tx.batch_execute("SET LOCAL statement_timeout = '120s'; SET LOCAL lock_timeout = '120s'")
-        .await?;
-    opt(
-        tx,
-        "SELECT pg_advisory_xact_lock(hashtextextended('tenant ' || $1::text, 0))",
-        &[&tenant.to_string()],
-    )
-    .await
-    .map(drop)
+    tx.batch_execute("SET LOCAL statement_timeout = '120s'; SET LOCAL lock_timeout = '120s'").await?;
+    opt(tx, "SELECT pg_advisory_xact_lock(hashtextextended('tenant ' || $1::text, 0))", &[&tenant.to_string()])
+        .await
+        .map(drop)
 }
 
 /// Creates the row, or finds the one that is there and sets the provider's part of it.
@@ -105,30 +98,15 @@ pub(crate) async fn upsert(
          VALUES ($1, $2, $3, $4, $5, $6)
          ON CONFLICT (tenant_id) DO UPDATE SET provider = EXCLUDED.provider, url = EXCLUDED.url,
              sidecar_url = EXCLUDED.sidecar_url, updated_at = now()",
-        &[
-            &tenant,
-            &Uuid::now_v7(),
-            &provider,
-            &name,
-            &url,
-            &sidecar_url,
-        ],
+        &[&tenant, &Uuid::now_v7(), &provider, &name, &url, &sidecar_url],
     )
     .await
     .map(drop)
 }
 
 /// Sets the status.
-pub(crate) async fn set_status(
-    client: &impl GenericClient,
-    tenant: Uuid,
-    status: &str,
-) -> Result<(), DbError> {
-    run(
-        client,
-        "UPDATE tenant_instances SET status = $2, updated_at = now() WHERE tenant_id = $1",
-        &[&tenant, &status],
-    )
-    .await
-    .map(drop)
+pub(crate) async fn set_status(client: &impl GenericClient, tenant: Uuid, status: &str) -> Result<(), DbError> {
+    run(client, "UPDATE tenant_instances SET status = $2, updated_at = now() WHERE tenant_id = $1", &[&tenant, &status])
+        .await
+        .map(drop)
 }

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use deadpool_postgres::{
-    GenericClient, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime,
-    Timeouts,
+    GenericClient, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, Timeouts,
 };
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
@@ -45,23 +44,14 @@ impl From<tokio_postgres::Error> for DbError {
     fn from(error: tokio_postgres::Error) -> Self {
         let Some(db) = error.as_db_error() else {
             // Without a message from the server it is the connection or the conversion of a value.
-            let io = std::error::Error::source(&error).is_some_and(|source| {
-                source.is::<std::io::Error>() || source.is::<tokio::time::error::Elapsed>()
-            });
-            return if io || error.is_closed() {
-                Self::Unavailable(error.into())
-            } else {
-                Self::Query(error)
-            };
+            let io = std::error::Error::source(&error)
+                .is_some_and(|source| source.is::<std::io::Error>() || source.is::<tokio::time::error::Elapsed>());
+            return if io || error.is_closed() { Self::Unavailable(error.into()) } else { Self::Query(error) };
         };
         let constraint = || db.constraint().unwrap_or("unnamed").to_owned();
         match db.code() {
-            code if *code == SqlState::UNIQUE_VIOLATION => Self::Duplicate {
-                constraint: constraint(),
-            },
-            code if *code == SqlState::FOREIGN_KEY_VIOLATION => Self::Missing {
-                constraint: constraint(),
-            },
+            code if *code == SqlState::UNIQUE_VIOLATION => Self::Duplicate { constraint: constraint() },
+            code if *code == SqlState::FOREIGN_KEY_VIOLATION => Self::Missing { constraint: constraint() },
             // Connection exceptions, too many connections, and every kind of "the server stops or starts".
             code if ["08", "53", "57"]
                 .iter()
@@ -104,21 +94,11 @@ impl Db {
         let mut pooled = config.clone();
         // A request that is dropped half-way does not cancel its statement; this bounds what it leaves behind.
         pooled.options("-c statement_timeout=20000 -c lock_timeout=10000");
-        let manager = Manager::from_config(
-            pooled,
-            NoTls,
-            ManagerConfig {
-                recycling_method: RecyclingMethod::Fast,
-            },
-        );
+        let manager = Manager::from_config(pooled, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
         let pool = Pool::builder(manager)
             .max_size(CONNECTIONS)
             .runtime(Runtime::Tokio1)
-            .timeouts(Timeouts {
-                wait: Some(WAIT),
-                create: Some(WAIT),
-                recycle: Some(WAIT),
-            })
+            .timeouts(Timeouts { wait: Some(WAIT), create: Some(WAIT), recycle: Some(WAIT) })
             .build()?;
         Ok(Self { pool, config })
     }
@@ -148,41 +128,25 @@ impl Db {
 pub(crate) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 /// All rows, through the connection's statement cache.
-pub(crate) async fn all(
-    client: &impl GenericClient,
-    sql: &str,
-    params: Params<'_>,
-) -> Result<Vec<Row>, DbError> {
+pub(crate) async fn all(client: &impl GenericClient, sql: &str, params: Params<'_>) -> Result<Vec<Row>, DbError> {
     let statement = client.prepare_cached(sql).await?;
     Ok(client.query(&statement, params).await?)
 }
 
 /// The row, if there is one.
-pub(crate) async fn opt(
-    client: &impl GenericClient,
-    sql: &str,
-    params: Params<'_>,
-) -> Result<Option<Row>, DbError> {
+pub(crate) async fn opt(client: &impl GenericClient, sql: &str, params: Params<'_>) -> Result<Option<Row>, DbError> {
     let statement = client.prepare_cached(sql).await?;
     Ok(client.query_opt(&statement, params).await?)
 }
 
 /// The row that is always there.
-pub(crate) async fn one(
-    client: &impl GenericClient,
-    sql: &str,
-    params: Params<'_>,
-) -> Result<Row, DbError> {
+pub(crate) async fn one(client: &impl GenericClient, sql: &str, params: Params<'_>) -> Result<Row, DbError> {
     let statement = client.prepare_cached(sql).await?;
     Ok(client.query_one(&statement, params).await?)
 }
 
 /// Number of rows changed.
-pub(crate) async fn run(
-    client: &impl GenericClient,
-    sql: &str,
-    params: Params<'_>,
-) -> Result<u64, DbError> {
+pub(crate) async fn run(client: &impl GenericClient, sql: &str, params: Params<'_>) -> Result<u64, DbError> {
     let statement = client.prepare_cached(sql).await?;
     Ok(client.execute(&statement, params).await?)
 }

@@ -31,13 +31,7 @@ pub(crate) async fn check_in(
 ) -> Result<CheckedIn, DbError> {
     let mut client = db.client().await?;
     let tx = client.transaction().await?;
-    let generation: i64 = one(
-        &tx,
-        "SELECT generation FROM tenants WHERE id = $1",
-        &[&tenant],
-    )
-    .await?
-    .get(0);
+    let generation: i64 = one(&tx, "SELECT generation FROM tenants WHERE id = $1", &[&tenant]).await?.get(0);
     let acked: i64 = one(
         &tx,
         "INSERT INTO journals (tenant_id, epoch, head_seq) VALUES ($1, $2, $3)
@@ -85,18 +79,11 @@ pub(crate) async fn check_in(
     )
     .await?;
     tx.commit().await?;
-    Ok(CheckedIn {
-        acked_seq: unsigned(acked),
-        generation: unsigned(generation),
-    })
+    Ok(CheckedIn { acked_seq: unsigned(acked), generation: unsigned(generation) })
 }
 
 /// Commits what can be committed of a checked batch.
-pub(crate) async fn commit(
-    db: &Db,
-    tenant: Uuid,
-    incoming: &ChangeBatch,
-) -> Result<ChangeBatchAnswer, DbError> {
+pub(crate) async fn commit(db: &Db, tenant: Uuid, incoming: &ChangeBatch) -> Result<ChangeBatchAnswer, DbError> {
     let mut client = db.client().await?;
     let tx = client.transaction().await?;
     run(
@@ -131,10 +118,7 @@ pub(crate) async fn commit(
     )
     .await?;
     tx.commit().await?;
-    Ok(ChangeBatchAnswer {
-        acked_seq: plan.acked,
-        contents_wanted: plan.wanted,
-    })
+    Ok(ChangeBatchAnswer { acked_seq: plan.acked, contents_wanted: plan.wanted })
 }
 
 /// Finds or makes the version of every change that has content; by sequence number.
@@ -145,11 +129,7 @@ async fn link_versions(
     changes: &[&Change],
 ) -> Result<HashMap<i64, i64>, DbError> {
     let mut versions = HashMap::new();
-    let with_content = || {
-        changes
-            .iter()
-            .filter_map(|change| Some((*change, batch::needs(change)?)))
-    };
+    let with_content = || changes.iter().filter_map(|change| Some((*change, batch::needs(change)?)));
     // A push became a version when control accepted it; its arrival on disk is not another one.
     for (change, hash) in with_content() {
         let (Source::System, Some(generation)) = (change.source, change.generation) else {
@@ -160,43 +140,24 @@ async fn link_versions(
             "SELECT id FROM file_snapshots
              WHERE tenant_id = $1 AND file_path = $2 AND generation = $3 AND hash = $4 AND source = 'system'
              ORDER BY id LIMIT 1",
-            &[
-                &tenant,
-                &change.path,
-                &signed(generation),
-                &hash.as_bytes().as_slice(),
-            ],
+            &[&tenant, &change.path, &signed(generation), &hash.as_bytes().as_slice()],
         )
         .await?;
         if let Some(row) = row {
             versions.insert(signed(change.seq), row.get(0));
         }
     }
-    let new: Vec<_> = with_content()
-        .filter(|(change, _)| !versions.contains_key(&signed(change.seq)))
-        .collect();
+    let new: Vec<_> = with_content().filter(|(change, _)| !versions.contains_key(&signed(change.seq))).collect();
     if new.is_empty() {
         return Ok(versions);
     }
     let column = |of: fn(&Change) -> i64| new.iter().map(|(change, _)| of(change)).collect();
     let seqs: Vec<i64> = column(|change| signed(change.seq));
     let paths: Vec<&str> = new.iter().map(|(change, _)| change.path.as_str()).collect();
-    let hashes: Vec<&[u8]> = new
-        .iter()
-        .map(|(_, hash)| hash.as_bytes().as_slice())
-        .collect();
-    let sources: Vec<&str> = new
-        .iter()
-        .map(|(change, _)| change.source.as_str())
-        .collect();
-    let actors: Vec<Option<&str>> = new
-        .iter()
-        .map(|(change, _)| change.actor.as_deref())
-        .collect();
-    let generations: Vec<Option<i64>> = new
-        .iter()
-        .map(|(change, _)| change.generation.map(signed))
-        .collect();
+    let hashes: Vec<&[u8]> = new.iter().map(|(_, hash)| hash.as_bytes().as_slice()).collect();
+    let sources: Vec<&str> = new.iter().map(|(change, _)| change.source.as_str()).collect();
+    let actors: Vec<Option<&str>> = new.iter().map(|(change, _)| change.actor.as_deref()).collect();
+    let generations: Vec<Option<i64>> = new.iter().map(|(change, _)| change.generation.map(signed)).collect();
     let times: Vec<Timestamp> = new.iter().map(|(change, _)| change.timestamp).collect();
     // The size is that of the stored content: what a sidecar says is not needed here.
     let rows = all(
@@ -210,23 +171,10 @@ async fn link_versions(
          ORDER BY n.seq
          ON CONFLICT (tenant_id, epoch, seq) DO NOTHING
          RETURNING seq, id",
-        &[
-            &tenant,
-            &epoch,
-            &seqs,
-            &paths,
-            &hashes,
-            &sources,
-            &actors,
-            &generations,
-            &times,
-        ],
+        &[&tenant, &epoch, &seqs, &paths, &hashes, &sources, &actors, &generations, &times],
     )
     .await?;
-    versions.extend(
-        rows.iter()
-            .map(|row| (row.get::<_, i64>(0), row.get::<_, i64>(1))),
-    );
+    versions.extend(rows.iter().map(|row| (row.get::<_, i64>(0), row.get::<_, i64>(1))));
     Ok(versions)
 }
 
@@ -239,23 +187,12 @@ async fn insert_changes(
 ) -> Result<(), DbError> {
     let seqs: Vec<i64> = changes.iter().map(|change| signed(change.seq)).collect();
     let paths: Vec<&str> = changes.iter().map(|change| change.path.as_str()).collect();
-    let actions: Vec<&str> = changes
-        .iter()
-        .map(|change| change.action.as_str())
-        .collect();
-    let sources: Vec<&str> = changes
-        .iter()
-        .map(|change| change.source.as_str())
-        .collect();
-    let actors: Vec<Option<&str>> = changes
-        .iter()
-        .map(|change| change.actor.as_deref())
-        .collect();
+    let actions: Vec<&str> = changes.iter().map(|change| change.action.as_str()).collect();
+    let sources: Vec<&str> = changes.iter().map(|change| change.source.as_str()).collect();
+    let actors: Vec<Option<&str>> = changes.iter().map(|change| change.actor.as_deref()).collect();
     let times: Vec<Timestamp> = changes.iter().map(|change| change.timestamp).collect();
-    let hashes: Vec<Option<&[u8]>> = changes
-        .iter()
-        .map(|change| change.hash.as_ref().map(|hash| hash.as_bytes().as_slice()))
-        .collect();
+    let hashes: Vec<Option<&[u8]>> =
+        changes.iter().map(|change| change.hash.as_ref().map(|hash| hash.as_bytes().as_slice())).collect();
     let previous: Vec<Option<&[u8]>> = changes
         .iter()
         .map(|change| {
@@ -263,18 +200,9 @@ async fn insert_changes(
             Some(hash.as_bytes().as_slice())
         })
         .collect();
-    let sizes: Vec<Option<i64>> = changes
-        .iter()
-        .map(|change| change.size.map(signed))
-        .collect();
-    let generations: Vec<Option<i64>> = changes
-        .iter()
-        .map(|change| change.generation.map(signed))
-        .collect();
-    let omitted: Vec<bool> = changes
-        .iter()
-        .map(|change| change.content_omitted)
-        .collect();
+    let sizes: Vec<Option<i64>> = changes.iter().map(|change| change.size.map(signed)).collect();
+    let generations: Vec<Option<i64>> = changes.iter().map(|change| change.generation.map(signed)).collect();
+    let omitted: Vec<bool> = changes.iter().map(|change| change.content_omitted).collect();
     let snapshots: Vec<Option<i64>> = seqs.iter().map(|seq| versions.get(seq).copied()).collect();
     run(
         tx,

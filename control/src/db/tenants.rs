@@ -34,7 +34,8 @@ pub(crate) struct Tenant {
     updated_at: Timestamp,
 }
 
-const COLUMNS: &str = "t.id, t.name, t.email, t.industry, t.sub_industry, t.website_url, t.brand_colors, t.tier, t.status,
+const COLUMNS: &str =
+    "t.id, t.name, t.email, t.industry, t.sub_industry, t.website_url, t.brand_colors, t.tier, t.status,
      t.selected_model, t.stripe_customer_id, t.stripe_subscription_id, t.credits_remaining::text,
      t.credits_monthly_allotment::text, t.credits_refresh_date, t.settings, t.generation, t.created_at, t.updated_at";
 
@@ -79,11 +80,7 @@ pub(crate) struct Listed {
 }
 
 /// Tenants, newest first, older than `before`.
-pub(crate) async fn list(
-    db: &Db,
-    before: Option<Uuid>,
-    limit: i64,
-) -> Result<Vec<Listed>, DbError> {
+pub(crate) async fn list(db: &Db, before: Option<Uuid>, limit: i64) -> Result<Vec<Listed>, DbError> {
     // Ids are UUIDv7, so their order is the order of creation.
     let rows = all(
         &db.client().await?,
@@ -119,13 +116,7 @@ pub(crate) async fn get(client: &impl GenericClient, id: Uuid) -> Result<Option<
 
 /// Whether there is such a tenant.
 pub(crate) async fn exists(db: &Db, id: Uuid) -> Result<bool, DbError> {
-    Ok(opt(
-        &db.client().await?,
-        "SELECT 1 FROM tenants WHERE id = $1",
-        &[&id],
-    )
-    .await?
-    .is_some())
+    Ok(opt(&db.client().await?, "SELECT 1 FROM tenants WHERE id = $1", &[&id]).await?.is_some())
 }
 
 /// A tenant to create.
@@ -175,14 +166,7 @@ pub(crate) async fn create(db: &Db, actor: &str, new: &NewTenant) -> Result<Tena
     )
     .await?;
     let tenant = from_row(&row);
-    record(
-        &tx,
-        actor,
-        "tenant.create",
-        tenant.id,
-        json!({"name": new.name}),
-    )
-    .await?;
+    record(&tx, actor, "tenant.create", tenant.id, json!({"name": new.name})).await?;
     tx.commit().await?;
     Ok(tenant)
 }
@@ -216,12 +200,7 @@ impl Update {
 }
 
 /// Changes the given fields.
-pub(crate) async fn update(
-    db: &Db,
-    actor: &str,
-    id: Uuid,
-    update: &Update,
-) -> Result<Option<Tenant>, DbError> {
+pub(crate) async fn update(db: &Db, actor: &str, id: Uuid, update: &Update) -> Result<Option<Tenant>, DbError> {
     let mut client = db.client().await?;
     let tx = client.transaction().await?;
     let sql = format!(
@@ -248,11 +227,8 @@ pub(crate) async fn update(
     let Some(row) = row else {
         return Ok(None);
     };
-    let changed: Map<String, Value> = update
-        .fields()
-        .into_iter()
-        .map(|(column, value)| (column.to_owned(), value.into()))
-        .collect();
+    let changed: Map<String, Value> =
+        update.fields().into_iter().map(|(column, value)| (column.to_owned(), value.into())).collect();
     record(&tx, actor, "tenant.update", id, changed.into()).await?;
     tx.commit().await?;
     Ok(Some(from_row(&row)))
@@ -271,33 +247,13 @@ pub(crate) async fn delete(db: &Db, actor: &str, id: Uuid, purge: bool) -> Resul
 }
 
 /// Sets the status.
-pub(crate) async fn set_status(
-    client: &impl GenericClient,
-    id: Uuid,
-    status: &str,
-) -> Result<(), DbError> {
-    run(
-        client,
-        "UPDATE tenants SET status = $2, updated_at = now() WHERE id = $1",
-        &[&id, &status],
-    )
-    .await
-    .map(drop)
+pub(crate) async fn set_status(client: &impl GenericClient, id: Uuid, status: &str) -> Result<(), DbError> {
+    run(client, "UPDATE tenants SET status = $2, updated_at = now() WHERE id = $1", &[&id, &status]).await.map(drop)
 }
 
 /// Sets what the configuration is generated from.
-pub(crate) async fn set_settings(
-    client: &impl GenericClient,
-    id: Uuid,
-    settings: &Value,
-) -> Result<(), DbError> {
-    run(
-        client,
-        "UPDATE tenants SET settings = $2, updated_at = now() WHERE id = $1",
-        &[&id, settings],
-    )
-    .await
-    .map(drop)
+pub(crate) async fn set_settings(client: &impl GenericClient, id: Uuid, settings: &Value) -> Result<(), DbError> {
+    run(client, "UPDATE tenants SET settings = $2, updated_at = now() WHERE id = $1", &[&id, settings]).await.map(drop)
 }
 
 /// Audits something that was done to a tenant.
@@ -310,14 +266,7 @@ pub(crate) async fn record(
 ) -> Result<(), DbError> {
     audit::record(
         client,
-        audit::Entry {
-            tenant: Some(id),
-            actor,
-            action,
-            resource: "tenant",
-            id: id.to_string(),
-            details,
-        },
+        audit::Entry { tenant: Some(id), actor, action, resource: "tenant", id: id.to_string(), details },
     )
     .await
 }

@@ -36,10 +36,7 @@ pub(crate) struct Identity {
 const VALID: &str = "revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())";
 
 /// Finds the owner of a presented token.
-pub(crate) async fn authenticate(
-    db: &Db,
-    presented: TokenHash,
-) -> Result<Option<Identity>, DbError> {
+pub(crate) async fn authenticate(db: &Db, presented: TokenHash) -> Result<Option<Identity>, DbError> {
     let client = db.client().await?;
     let sql = format!(
         "SELECT tenant_id, id, token_hash, last_used_at IS NULL OR last_used_at < now() - interval '1 minute'
@@ -52,10 +49,7 @@ pub(crate) async fn authenticate(
     if !presented.matches(stored) {
         return Ok(None);
     }
-    let identity = Identity {
-        tenant: row.get(0),
-        token: row.get(1),
-    };
+    let identity = Identity { tenant: row.get(0), token: row.get(1) };
     // Once a minute is precise enough, and keeps a heartbeat from being a write each time.
     if row.get(3) {
         run(
@@ -69,14 +63,9 @@ pub(crate) async fn authenticate(
 }
 
 /// Whether a token that was valid still is.
-pub(crate) async fn still_valid(
-    client: &impl GenericClient,
-    identity: Identity,
-) -> Result<bool, DbError> {
+pub(crate) async fn still_valid(client: &impl GenericClient, identity: Identity) -> Result<bool, DbError> {
     let sql = format!("SELECT 1 FROM sidecar_tokens WHERE tenant_id = $1 AND id = $2 AND {VALID}");
-    Ok(opt(client, &sql, &[&identity.tenant, &identity.token])
-        .await?
-        .is_some())
+    Ok(opt(client, &sql, &[&identity.tenant, &identity.token]).await?.is_some())
 }
 
 /// Stores a new token. `overlap_seconds` is how long the older ones stay valid; without it they stay as they are.
@@ -114,11 +103,7 @@ pub(crate) async fn issue(
         audit::Entry {
             tenant: Some(tenant),
             actor,
-            action: if overlap_seconds.is_some() {
-                "token.rotate"
-            } else {
-                "token.create"
-            },
+            action: if overlap_seconds.is_some() { "token.rotate" } else { "token.create" },
             resource: "sidecar_token",
             id: id.to_string(),
             details: json!({"label": label, "overlap_seconds": overlap_seconds}),
@@ -182,11 +167,5 @@ pub(crate) async fn revoke(db: &Db, actor: &str, tenant: Uuid, id: Uuid) -> Resu
 }
 
 async fn wake(client: &impl GenericClient, tenant: Uuid) -> Result<(), DbError> {
-    run(
-        client,
-        "SELECT pg_notify($1, $2)",
-        &[&CHANNEL, &tenant.to_string()],
-    )
-    .await
-    .map(drop)
+    run(client, "SELECT pg_notify($1, $2)", &[&CHANNEL, &tenant.to_string()]).await.map(drop)
 }

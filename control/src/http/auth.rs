@@ -25,17 +25,11 @@ fn presented(request: &Request) -> Result<TokenHash, Problem> {
     }
     bearer(value.and_then(|value| value.to_str().ok()))
         .map(TokenHash::of)
-        .ok_or_else(|| {
-            Problem::unauthorized("An Authorization header with a bearer token is required")
-        })
+        .ok_or_else(|| Problem::unauthorized("An Authorization header with a bearer token is required"))
 }
 
 /// Lets API keys through.
-pub(super) async fn people(
-    State(app): State<App>,
-    mut request: Request,
-    next: Next,
-) -> Result<Response, Problem> {
+pub(super) async fn people(State(app): State<App>, mut request: Request, next: Next) -> Result<Response, Problem> {
     let presented = presented(&request)?;
     let named = named_actor(&request)?;
     let key = api_keys::authenticate(&app.db, presented)
@@ -53,25 +47,16 @@ fn named_actor(request: &Request) -> Result<Option<String>, Problem> {
         .ok()
         .map(str::trim)
         .filter(|actor| {
-            !actor.is_empty()
-                && actor.chars().count() <= MAX_ACTOR_CHARS
-                && !actor.chars().any(char::is_control)
+            !actor.is_empty() && actor.chars().count() <= MAX_ACTOR_CHARS && !actor.chars().any(char::is_control)
         })
         .map(|actor| Some(actor.to_owned()))
         .ok_or_else(|| {
-            Problem::bad(
-                "bad_actor",
-                format!("X-Winston-Actor must be 1 to {MAX_ACTOR_CHARS} printable characters"),
-            )
+            Problem::bad("bad_actor", format!("X-Winston-Actor must be 1 to {MAX_ACTOR_CHARS} printable characters"))
         })
 }
 
 /// Lets sidecar tokens through.
-pub(super) async fn sidecars(
-    State(app): State<App>,
-    mut request: Request,
-    next: Next,
-) -> Result<Response, Problem> {
+pub(super) async fn sidecars(State(app): State<App>, mut request: Request, next: Next) -> Result<Response, Problem> {
     let identity = tokens::authenticate(&app.db, presented(&request)?)
         .await?
         .ok_or_else(|| Problem::unauthorized("The sidecar token is not valid"))?;

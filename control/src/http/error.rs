@@ -1,9 +1,10 @@
 //! Errors as clients see them. The one place where an internal error becomes an answer.
 
-use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use serde_json::{Map, Value};
 use std::sync::Arc;
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use serde_json::{Map, Value};
 
 use crate::db::DbError;
 use crate::lifecycle::LifecycleError;
@@ -17,7 +18,7 @@ pub(crate) struct Problem {
     pub(super) code: &'static str,
     pub(super) message: String,
     pub(super) extra: Map<String, Value>,
-    pub(super) headers: HeaderMap,
+    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
     /// Never shown to clients.
     pub(super) cause: Option<Arc<anyhow::Error>>,
 }
@@ -25,14 +26,7 @@ pub(crate) struct Problem {
 impl Problem {
     /// With a status, a stable word and a sentence for a person.
     pub(crate) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            status,
-            code,
-            message: message.into(),
-            extra: Map::new(),
-            headers: HeaderMap::new(),
-            cause: None,
-        }
+        Self { status, code, message: message.into(), extra: Map::new(), headers: Vec::new(), cause: None }
     }
 
     /// 400.
@@ -52,10 +46,8 @@ impl Problem {
 
     /// 401.
     pub(crate) fn unauthorized(message: &'static str) -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message).header(
-            header::WWW_AUTHENTICATE,
-            HeaderValue::from_static("Bearer realm=\"winston\""),
-        )
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
+            .header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"winston\""))
     }
 
     /// Another key of the body.
@@ -66,7 +58,7 @@ impl Problem {
 
     /// Another header.
     pub(crate) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.headers.insert(name, value);
+        self.headers.push((name, value));
         self
     }
 
@@ -88,7 +80,6 @@ impl Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = self.status.into_response();
-        response.headers_mut().extend(self.headers.clone());
         response.extensions_mut().insert(self);
         response
     }
@@ -103,18 +94,12 @@ impl From<DbError> for Problem {
                 "The database is not available at the moment",
             )
             .header(header::RETRY_AFTER, HeaderValue::from_static("2")),
-            DbError::Duplicate { .. } => Self::new(
-                StatusCode::CONFLICT,
-                "already_exists",
-                "That exists already",
-            ),
+            DbError::Duplicate { .. } => Self::new(StatusCode::CONFLICT, "already_exists", "That exists already"),
             // Whatever is referred to belongs to a tenant, and was there when the request began.
             DbError::Missing { .. } => Self::no_tenant(),
-            DbError::Query(_) | DbError::Value(_) => Self::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "internal",
-                "Something went wrong on our side",
-            ),
+            DbError::Query(_) | DbError::Value(_) => {
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Something went wrong on our side")
+            }
         }
         .because(error)
     }
@@ -126,30 +111,22 @@ impl From<LifecycleError> for Problem {
             LifecycleError::Db(error) => error.into(),
             LifecycleError::NoTenant => Self::no_tenant(),
             LifecycleError::NoInstance => Self::not_found("Tenant instance not found"),
-            LifecycleError::UnknownProvider(name) => Self::bad(
-                "unknown_provider",
-                format!("Provider {name:?} is not available here"),
-            ),
-            LifecycleError::Provider {
-                source: ProviderError::NotProvisioned(_),
-                ..
-            } => Self::new(
-                StatusCode::CONFLICT,
-                "not_provisioned",
-                "The tenant has no secrets yet; provision it",
-            ),
+            LifecycleError::UnknownProvider(name) => {
+                Self::bad("unknown_provider", format!("Provider {name:?} is not available here"))
+            }
+            LifecycleError::Provider { source: ProviderError::NotProvisioned(_), .. } => {
+                Self::new(StatusCode::CONFLICT, "not_provisioned", "The tenant has no secrets yet; provision it")
+            }
             LifecycleError::Provider { .. } => Self::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "provider_failed",
                 "Provisioning failed: the provider could not start or stop the tenant",
             )
             .because(error),
-            LifecycleError::Random(_) => Self::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "internal",
-                "Something went wrong on our side",
-            )
-            .because(error),
+            LifecycleError::Random(_) => {
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Something went wrong on our side")
+                    .because(error)
+            }
         }
     }
 }
@@ -163,7 +140,5 @@ impl From<BadPath> for Problem {
 /// Upper-cases the first letter.
 pub(crate) fn sentence(text: &str) -> String {
     let mut chars = text.chars();
-    chars.next().map_or_else(String::new, |first| {
-        first.to_uppercase().chain(chars).collect()
-    })
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }

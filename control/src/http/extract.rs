@@ -28,12 +28,8 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
 /// Parses a JSON body.
 pub(super) fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let bytes = if bytes.is_empty() { b"{}" } else { bytes };
-    serde_json::from_slice(bytes).map_err(|error| {
-        Problem::bad(
-            "bad_json",
-            format!("The body is not the expected JSON: {error}"),
-        )
-    })
+    serde_json::from_slice(bytes)
+        .map_err(|error| Problem::bad("bad_json", format!("The body is not the expected JSON: {error}")))
 }
 
 /// The body's bytes, up to the route's limit.
@@ -43,26 +39,19 @@ impl<S: Send + Sync> FromRequest<S> for Raw {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        Bytes::from_request(request, state)
-            .await
-            .map(Raw)
-            .map_err(|rejection: BytesRejection| {
-                if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-                    too_large()
-                } else {
-                    Problem::bad("bad_body", "The body could not be read")
-                }
-            })
+        Bytes::from_request(request, state).await.map(Raw).map_err(|rejection: BytesRejection| {
+            if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+                too_large()
+            } else {
+                Problem::bad("bad_body", "The body could not be read")
+            }
+        })
     }
 }
 
 /// 413.
 pub(super) fn too_large() -> Problem {
-    Problem::new(
-        StatusCode::PAYLOAD_TOO_LARGE,
-        "too_large",
-        "The body is too large",
-    )
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "The body is too large")
 }
 
 /// The query string.
@@ -80,10 +69,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Args<T> {
 }
 
 /// Path parameters as text, decoded once.
-async fn params<S: Send + Sync, T: DeserializeOwned + Send>(
-    parts: &mut Parts,
-    state: &S,
-) -> Result<T, Problem> {
+async fn params<S: Send + Sync, T: DeserializeOwned + Send>(parts: &mut Parts, state: &S) -> Result<T, Problem> {
     Path::from_request_parts(parts, state)
         .await
         .map(|Path(params)| params)
@@ -91,8 +77,7 @@ async fn params<S: Send + Sync, T: DeserializeOwned + Send>(
 }
 
 fn id<T: FromStr>(text: &str) -> Result<T, Problem> {
-    text.parse()
-        .map_err(|_| Problem::bad("bad_id", "The id is not valid"))
+    text.parse().map_err(|_| Problem::bad("bad_id", "The id is not valid"))
 }
 
 /// `{id}` of a tenant.
@@ -137,9 +122,6 @@ pub(super) fn limit(asked: Option<i64>, default: i64, most: i64) -> Result<i64, 
     match asked {
         None => Ok(default),
         Some(limit) if (1..=most).contains(&limit) => Ok(limit),
-        Some(_) => Err(Problem::bad(
-            "bad_query",
-            format!("limit must be from 1 to {most}"),
-        )),
+        Some(_) => Err(Problem::bad("bad_query", format!("limit must be from 1 to {most}"))),
     }
 }

@@ -19,11 +19,7 @@ pub(super) async fn layer(request: Request, next: Next) -> Response {
     let id = Uuid::now_v7().to_string();
     let started = Instant::now();
     // The route, not the path: a path may name a person's file.
-    let route = request
-        .extensions()
-        .get::<MatchedPath>()
-        .map_or("-", MatchedPath::as_str)
-        .to_owned();
+    let route = request.extensions().get::<MatchedPath>().map_or("-", MatchedPath::as_str).to_owned();
     let span = tracing::info_span!("request", request.id = %id, http.method = %request.method(), http.route = %route);
     let mut response = next.run(request).instrument(span.clone()).await;
     let _entered = span.enter();

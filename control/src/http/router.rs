@@ -27,26 +27,17 @@ pub(crate) fn router(app: App) -> Router {
 
     let quick = Router::new()
         .route("/api/tenants", get(tenants::list).post(tenants::create))
-        .route(
-            "/api/tenants/{id}",
-            get(tenants::show).patch(tenants::update),
-        )
+        .route("/api/tenants/{id}", get(tenants::show).patch(tenants::update))
         .route("/api/tenants/{id}/instance", get(instances::show))
         .route("/api/tenants/{id}/instances", get(instances::list))
         .route("/api/tenants/{id}/health", get(instances::health))
-        .route(
-            "/api/tenants/{id}/tokens",
-            get(tokens::list).post(tokens::create),
-        )
+        .route("/api/tenants/{id}/tokens", get(tokens::list).post(tokens::create))
         .route("/api/tenants/{id}/tokens/rotate", post(tokens::rotate))
         .route("/api/tenants/{id}/tokens/{token}", delete(tokens::revoke))
         .route("/api/tenants/{id}/files", get(files::list))
         .route(
             "/api/tenants/{id}/files/{*path}",
-            get(files::read)
-                .put(files::push)
-                .delete(files::push_delete)
-                .layer(push),
+            get(files::read).put(files::push).delete(files::push_delete).layer(push),
         )
         .route("/api/tenants/{id}/versions", get(history::versions))
         .route("/api/tenants/{id}/changes", get(history::changes))
@@ -58,32 +49,20 @@ pub(crate) fn router(app: App) -> Router {
         .route("/api/tenants/{id}/stop", post(instances::stop))
         .route("/api/tenants/{id}/restart", post(instances::restart))
         .route_layer(middleware::from_fn_with_state(LIFECYCLE_LIMIT, bounded));
-    let people = quick
-        .merge(slow)
-        .route_layer(middleware::from_fn_with_state(app.clone(), auth::people));
+    let people = quick.merge(slow).route_layer(middleware::from_fn_with_state(app.clone(), auth::people));
 
     let contents = Router::new()
         .route(
             "/api/sidecar/contents/{hash}",
-            put(sidecar::put_content)
-                .layer(DefaultBodyLimit::max(max_file))
-                .get(sidecar::get_content),
+            put(sidecar::put_content).layer(DefaultBodyLimit::max(max_file)).get(sidecar::get_content),
         )
-        .route(
-            "/api/sidecar/changes",
-            post(sidecar::changes).layer(DefaultBodyLimit::max(BATCH_BYTES)),
-        )
-        .route(
-            "/api/sidecar/check-in",
-            post(sidecar::check_in).layer(DefaultBodyLimit::max(CHECK_IN_BYTES)),
-        )
+        .route("/api/sidecar/changes", post(sidecar::changes).layer(DefaultBodyLimit::max(BATCH_BYTES)))
+        .route("/api/sidecar/check-in", post(sidecar::check_in).layer(DefaultBodyLimit::max(CHECK_IN_BYTES)))
         .route_layer(middleware::from_fn_with_state(REQUEST_LIMIT, bounded));
     let long_poll = Router::new()
         .route("/api/sidecar/desired", get(sidecar::desired))
         .route_layer(middleware::from_fn_with_state(LONG_POLL_LIMIT, bounded));
-    let sidecars = contents
-        .merge(long_poll)
-        .route_layer(middleware::from_fn_with_state(app.clone(), auth::sidecars));
+    let sidecars = contents.merge(long_poll).route_layer(middleware::from_fn_with_state(app.clone(), auth::sidecars));
 
     Router::new()
         .route("/api/health", get(health::show))
@@ -97,14 +76,12 @@ pub(crate) fn router(app: App) -> Router {
 
 /// Ends a request that takes too long.
 async fn bounded(State(limit): State<Duration>, request: Request, next: Next) -> Response {
-    tokio::time::timeout(limit, next.run(request))
-        .await
-        .unwrap_or_else(|_| {
-            Problem::new(
-                StatusCode::GATEWAY_TIMEOUT,
-                "timeout",
-                format!("The request took longer than {} s", limit.as_secs()),
-            )
-            .into_response()
-        })
+    tokio::time::timeout(limit, next.run(request)).await.unwrap_or_else(|_| {
+        Problem::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            "timeout",
+            format!("The request took longer than {} s", limit.as_secs()),
+        )
+        .into_response()
+    })
 }

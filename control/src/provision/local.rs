@@ -68,11 +68,7 @@ pub(crate) struct Local {
 
 impl Local {
     /// `control_url` is where the sidecars reach this control.
-    pub(crate) fn new(
-        data_dir: &Path,
-        config: LocalConfig,
-        control_url: String,
-    ) -> Result<Self, ProviderError> {
+    pub(crate) fn new(data_dir: &Path, config: LocalConfig, control_url: String) -> Result<Self, ProviderError> {
         let tenants = data_dir.join("tenants");
         private_dir(&tenants).map_err(io("cannot create", &tenants))?;
         let sibling = |name: &str| {
@@ -80,14 +76,8 @@ impl Local {
             own.with_file_name(name)
         };
         Ok(Self {
-            entrypoint: config
-                .entrypoint
-                .clone()
-                .unwrap_or_else(|| sibling("winston-entrypoint")),
-            sidecar: config
-                .sidecar
-                .clone()
-                .unwrap_or_else(|| sibling("winston-sidecar")),
+            entrypoint: config.entrypoint.clone().unwrap_or_else(|| sibling("winston-entrypoint")),
+            sidecar: config.sidecar.clone().unwrap_or_else(|| sibling("winston-sidecar")),
             tenants,
             config,
             control_url,
@@ -105,8 +95,7 @@ impl Local {
 
     fn save(&self, tenant: Uuid, instance: &Instance) -> Result<(), ProviderError> {
         let path = self.dir(tenant).join("instance.json");
-        let mut text =
-            serde_json::to_vec_pretty(instance).map_err(|error| damaged(&path, &error))?;
+        let mut text = serde_json::to_vec_pretty(instance).map_err(|error| damaged(&path, &error))?;
         text.push(b'\n');
         write_private(&path, &text)
     }
@@ -119,11 +108,7 @@ impl Local {
                 let _held = self.ports.lock().await;
                 private_dir(&data).map_err(io("cannot create", &data))?;
                 let [sidecar_port, gateway_port] = self.free_ports()?;
-                let instance = Instance {
-                    sidecar_port,
-                    gateway_port,
-                    process: None,
-                };
+                let instance = Instance { sidecar_port, gateway_port, process: None };
                 self.save(tenant, &instance)?;
                 instance
             }
@@ -156,10 +141,7 @@ impl Local {
         while let [] | [_] = found[..] {
             let any = Path::new("127.0.0.1:0");
             let listener = TcpListener::bind("127.0.0.1:0").map_err(io("cannot bind", any))?;
-            let port = listener
-                .local_addr()
-                .map_err(io("cannot read the address of", any))?
-                .port();
+            let port = listener.local_addr().map_err(io("cannot read the address of", any))?.port();
             listeners.push(listener);
             if taken.insert(port) {
                 found.push(port);
@@ -168,11 +150,7 @@ impl Local {
         Ok([found[0], found[1]])
     }
 
-    async fn ensure_now(
-        &self,
-        tenant: Uuid,
-        secrets: Option<Secrets>,
-    ) -> Result<(), ProviderError> {
+    async fn ensure_now(&self, tenant: Uuid, secrets: Option<Secrets>) -> Result<(), ProviderError> {
         self.place_now(tenant).await?;
         let dir = self.dir(tenant);
         let path = dir.join("environment");
@@ -234,36 +212,22 @@ impl Local {
         let home = data.join(".home");
         private_dir(&home).map_err(io("cannot create", &home))?;
         let log = open_log(dir)?;
-        let errors = log
-            .try_clone()
-            .map_err(io("cannot share", &dir.join("log")))?;
+        let errors = log.try_clone().map_err(io("cannot share", &dir.join("log")))?;
         let mut command = Command::new(&self.entrypoint);
         command
             .env_clear()
-            .envs(
-                self.config
-                    .keys
-                    .iter()
-                    .map(|(name, key)| (name, key.expose())),
-            )
+            .envs(self.config.keys.iter().map(|(name, key)| (name, key.expose())))
             .env("PATH", &self.config.path)
             .env("HOME", &home)
             .env("LANG", "C.UTF-8")
             .env("WINSTON_TENANT_ID", tenant.to_string())
             .env("WINSTON_CONTROL_URL", &self.control_url)
             .env("WINSTON_DATA_DIR", &data)
-            .env(
-                "WINSTON_SIDECAR_LISTEN",
-                format!("127.0.0.1:{}", instance.sidecar_port),
-            )
+            .env("WINSTON_SIDECAR_LISTEN", format!("127.0.0.1:{}", instance.sidecar_port))
             .env("OPENCLAW_GATEWAY_PORT", instance.gateway_port.to_string())
             .env("WINSTON_OPENCLAW_BIN", &self.config.openclaw)
             .env("WINSTON_SIDECAR_BIN", &self.sidecar)
-            .envs(
-                environment
-                    .iter()
-                    .map(|(name, value)| (name, value.expose())),
-            )
+            .envs(environment.iter().map(|(name, value)| (name, value.expose())))
             .current_dir(&data)
             .stdin(Stdio::null())
             .stdout(log)
@@ -277,11 +241,8 @@ impl Local {
             return Ok(Stopped::WasNotRunning);
         };
         let path = self.dir(tenant);
-        let signal = |process: ProcessId, signal| {
-            process
-                .signal(signal)
-                .map_err(io("cannot signal the process of", &path))
-        };
+        let signal =
+            |process: ProcessId, signal| process.signal(signal).map_err(io("cannot signal the process of", &path));
         let mut stopped = Stopped::WasNotRunning;
         if let Some(process) = instance.process
             && signal(process, Signal::TERM)?
@@ -313,15 +274,12 @@ impl Local {
         self.stop_now(tenant).await?;
         let dir = self.dir(tenant);
         let gone = |result: std::io::Result<()>, path: &Path| match result {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(io("cannot remove", path)(error))
-            }
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io("cannot remove", path)(error)),
             _ => Ok(()),
         };
         if purge {
             let doomed = dir.clone();
-            let removed =
-                tokio::task::spawn_blocking(move || std::fs::remove_dir_all(doomed)).await;
+            let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(doomed)).await;
             return gone(removed.unwrap_or_else(|error| Err(error.into())), &dir);
         }
         // Secrets of a tenant that is gone are of no use to anybody good.
@@ -339,11 +297,7 @@ impl Provider for Local {
         Box::pin(self.place_now(tenant))
     }
 
-    fn ensure(
-        &self,
-        tenant: Uuid,
-        secrets: Option<Secrets>,
-    ) -> BoxFuture<'_, Result<(), ProviderError>> {
+    fn ensure(&self, tenant: Uuid, secrets: Option<Secrets>) -> BoxFuture<'_, Result<(), ProviderError>> {
         Box::pin(self.ensure_now(tenant, secrets))
     }
 
@@ -355,9 +309,7 @@ impl Provider for Local {
         Box::pin(async move {
             Ok(match self.load(tenant)? {
                 None => Observed::Absent,
-                Some(instance) if instance.process.is_some_and(ProcessId::is_running) => {
-                    Observed::Running
-                }
+                Some(instance) if instance.process.is_some_and(ProcessId::is_running) => Observed::Running,
                 Some(_) => Observed::Stopped,
             })
         })
@@ -370,25 +322,16 @@ impl Provider for Local {
 
 fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> ProviderError {
     let path = path.display().to_string();
-    move |source| ProviderError::Io {
-        action,
-        path,
-        source,
-    }
+    move |source| ProviderError::Io { action, path, source }
 }
 
 fn damaged(path: &Path, reason: &dyn std::fmt::Display) -> ProviderError {
-    ProviderError::Damaged {
-        path: path.display().to_string(),
-        reason: reason.to_string(),
-    }
+    ProviderError::Damaged { path: path.display().to_string(), reason: reason.to_string() }
 }
 
 fn load(path: &Path) -> Result<Option<Instance>, ProviderError> {
     match std::fs::read(path) {
-        Ok(text) => serde_json::from_slice(&text)
-            .map(Some)
-            .map_err(|error| damaged(path, &error)),
+        Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|error| damaged(path, &error)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(io("cannot read", path)(error)),
     }
@@ -398,17 +341,11 @@ fn load(path: &Path) -> Result<Option<Instance>, ProviderError> {
 fn write_private(path: &Path, content: &[u8]) -> Result<(), ProviderError> {
     let new = path.with_extension("new");
     let write = || {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&new)?;
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
         file.write_all(content)?;
         file.sync_all()?;
         std::fs::rename(&new, path)?;
-        path.parent()
-            .map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+        path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
     };
     write().map_err(io("cannot write", path))
 }
@@ -426,10 +363,7 @@ fn read_environment(path: &Path) -> Result<BTreeMap<String, Secret>, ProviderErr
 }
 
 fn environment_text(environment: &BTreeMap<String, Secret>) -> Vec<u8> {
-    environment
-        .iter()
-        .flat_map(|(name, value)| format!("{name}={}\n", value.expose()).into_bytes())
-        .collect()
+    environment.iter().flat_map(|(name, value)| format!("{name}={}\n", value.expose()).into_bytes()).collect()
 }
 
 fn open_log(dir: &Path) -> Result<File, ProviderError> {
@@ -437,12 +371,7 @@ fn open_log(dir: &Path) -> Result<File, ProviderError> {
     if std::fs::metadata(&path).is_ok_and(|meta| meta.len() > MAX_LOG_BYTES) {
         std::fs::rename(&path, dir.join("log.1")).map_err(io("cannot rename", &path))?;
     }
-    OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(io("cannot open", &path))
+    OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(io("cannot open", &path))
 }
 
 /// The last lines of a log, in one line; empty when it cannot be read, because it only explains another error.

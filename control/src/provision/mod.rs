@@ -99,11 +99,7 @@ pub(crate) trait Provider: Send + Sync {
 
     /// Makes sure that the tenant runs. `secrets` replaces what an earlier call was given; a running tenant gets new
     /// ones only after a stop.
-    fn ensure(
-        &self,
-        tenant: Uuid,
-        secrets: Option<Secrets>,
-    ) -> BoxFuture<'_, Result<(), ProviderError>>;
+    fn ensure(&self, tenant: Uuid, secrets: Option<Secrets>) -> BoxFuture<'_, Result<(), ProviderError>>;
 
     /// Stops the tenant, within a bounded time.
     fn stop(&self, tenant: Uuid) -> BoxFuture<'_, Result<Stopped, ProviderError>>;

@@ -23,10 +23,7 @@ impl ProcessId {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         // A zombie does nothing any more; somebody only has to collect it.
         (state_and_start(&stat)?.0 != 'Z').then_some(())?;
-        Some(Self {
-            pid,
-            started: state_and_start(&stat)?.1,
-        })
+        Some(Self { pid, started: state_and_start(&stat)?.1 })
     }
 
     /// Whether it still runs.
@@ -93,10 +90,7 @@ mod tests {
     fn a_process_is_itself_and_not_a_later_one() {
         let own = ProcessId::of(std::process::id() as i32).unwrap();
         assert!(own.is_running());
-        let earlier = ProcessId {
-            started: own.started - 1,
-            ..own
-        };
+        let earlier = ProcessId { started: own.started - 1, ..own };
         assert!(!earlier.is_running());
         assert!(!earlier.signal(Signal::TERM).unwrap());
     }

@@ -44,10 +44,7 @@ impl Answer {
     /// A header's text; empty when it is not there.
     #[must_use]
     pub fn header(&self, name: &str) -> &str {
-        self.headers
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default()
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
 
     /// The `code` of an error answer.
@@ -64,12 +61,7 @@ impl Answer {
     #[must_use]
     #[track_caller]
     pub fn expect(self, status: u16) -> Self {
-        assert_eq!(
-            self.status.as_u16(),
-            status,
-            "{}",
-            String::from_utf8_lossy(&self.body)
-        );
+        assert_eq!(self.status.as_u16(), status, "{}", String::from_utf8_lossy(&self.body));
         self
     }
 }
@@ -88,10 +80,7 @@ impl Client {
     /// The same server with another token.
     #[must_use]
     pub fn with_token(&self, token: &str) -> Self {
-        Self {
-            token: Some(token.to_owned()),
-            ..self.clone()
-        }
+        Self { token: Some(token.to_owned()), ..self.clone() }
     }
 
     /// One call.
@@ -106,9 +95,7 @@ impl Client {
         headers: &[(&str, &str)],
         body: impl Into<Bytes>,
     ) -> anyhow::Result<Answer> {
-        let mut request = Request::builder()
-            .method(method)
-            .uri(format!("{}{path}", self.base));
+        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }
@@ -125,9 +112,7 @@ impl Client {
                 body: body.collect().await?.to_bytes(),
             })
         };
-        tokio::time::timeout(LIMIT, call)
-            .await
-            .context("no answer in time")?
+        tokio::time::timeout(LIMIT, call).await.context("no answer in time")?
     }
 
     /// GET.
@@ -153,13 +138,7 @@ impl Client {
     /// # Panics
     ///
     /// When there is no answer.
-    pub async fn call(
-        &self,
-        method: Method,
-        path: &str,
-        headers: &[(&str, &str)],
-        body: impl Into<Bytes>,
-    ) -> Answer {
+    pub async fn call(&self, method: Method, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
         match self.send(method, path, headers, body).await {
             Ok(answer) => answer,
             Err(error) => panic!("{path}: {error:#}"),

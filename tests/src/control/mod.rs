@@ -1,5 +1,7 @@
 //! A `winston-control` of one's own: a process with a private database in a temporary directory.
 
+#![allow(clippy::expect_used, clippy::panic, reason = "a harness that cannot work fails the test that uses it")]
+
 mod client;
 mod wait;
 
@@ -16,8 +18,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 pub use self::client::{Answer, Client};
-pub use self::wait::until;
 use self::wait::LIMIT;
+pub use self::wait::until;
 use crate::process::bin;
 
 /// A running (or killed) control.
@@ -36,10 +38,7 @@ impl Control {
         fs::set_permissions(dir.path(), Permissions::from_mode(0o711)).expect("permissions");
         let mut control = Self {
             dir,
-            env: env
-                .iter()
-                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-                .collect(),
+            env: env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
             child: None,
         };
         control.start_again().await;
@@ -73,13 +72,7 @@ impl Control {
     /// When the log cannot be opened.
     #[must_use]
     pub fn command(&self) -> Command {
-        let log = || {
-            fs::OpenOptions::new()
-                .create(true)
-                .append(true)
-                .open(self.dir.path().join("log"))
-                .expect("a log")
-        };
+        let log = || fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("log")).expect("a log");
         let mut command = Command::new(bin("winston-control").expect("the program"));
         command
             .env_remove("DATABASE_URL")

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 /// Longest wait. Generous, because a loaded machine must not make a test fail; a passing test never uses it up.
-pub const LIMIT: Duration = Duration::from_secs(60);
+pub(super) const LIMIT: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Looks until `look` finds something.

@@ -16,9 +16,7 @@ use winston_wire::{ContentHash, MAX_PATH_BYTES};
 use super::super::App;
 use super::super::auth::Actor;
 use super::super::error::Problem;
-use super::super::extract::{
-    Args, Raw, TenantFile, TenantId, json as parse_json, limit, too_large,
-};
+use super::super::extract::{Args, Raw, TenantFile, TenantId, json as parse_json, limit, too_large};
 use crate::db::desired::{Expect, Outcome, Push};
 use crate::db::{contents, desired, files, tenants};
 
@@ -49,12 +47,8 @@ pub(in super::super) async fn list(
     if files.is_empty() && !tenants::exists(&app.db, tenant).await? {
         return Err(Problem::no_tenant());
     }
-    let next = (files.len() as i64 == limit)
-        .then(|| files.last().map(|file| file.path.clone()))
-        .flatten();
-    Ok(Json(
-        json!({"count": files.len(), "files": files, "next": next}),
-    ))
+    let next = (files.len() as i64 == limit).then(|| files.last().map(|file| file.path.clone())).flatten();
+    Ok(Json(json!({"count": files.len(), "files": files, "next": next})))
 }
 
 #[derive(Deserialize)]
@@ -79,17 +73,15 @@ pub(in super::super) async fn read(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let found = match args.version {
-        Some(id) => files::version(&app.db, tenant, &path, id)
-            .await?
-            .and_then(|version| {
-                Some(Found {
-                    hash: version.hash?,
-                    modified: version.modified,
-                    source: version.source,
-                    version: Some(version.id),
-                    pending: false,
-                })
-            }),
+        Some(id) => files::version(&app.db, tenant, &path, id).await?.and_then(|version| {
+            Some(Found {
+                hash: version.hash?,
+                modified: version.modified,
+                source: version.source,
+                version: Some(version.id),
+                pending: false,
+            })
+        }),
         None => current(&app, tenant, &path).await?,
     };
     let Some(found) = found else {
@@ -100,28 +92,20 @@ pub(in super::super) async fn read(
         });
     };
     let etag = etag(&found.hash)?;
-    if headers
-        .get(header::IF_NONE_MATCH)
-        .is_some_and(|value| value == etag)
-    {
+    if headers.get(header::IF_NONE_MATCH).is_some_and(|value| value == etag) {
         return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response());
     }
     let Some(content) = contents::get(&app.db, tenant, &found.hash).await? else {
         return Err(no_content(&path, Some(found.hash)));
     };
-    let raw = headers
-        .get_all(header::ACCEPT)
-        .iter()
-        .any(|value| value.to_str().is_ok_and(|accept| accept.contains(OCTETS)));
+    let raw =
+        headers.get_all(header::ACCEPT).iter().any(|value| value.to_str().is_ok_and(|accept| accept.contains(OCTETS)));
     if raw {
         let headers = [
             (header::CONTENT_TYPE, HeaderValue::from_static(OCTETS)),
             (header::ETAG, etag),
             // Tenant files are never to be run by a browser.
-            (
-                header::X_CONTENT_TYPE_OPTIONS,
-                HeaderValue::from_static("nosniff"),
-            ),
+            (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
         ];
         return Ok((headers, content).into_response());
     }
@@ -146,19 +130,9 @@ async fn current(app: &App, tenant: Uuid, path: &str) -> Result<Option<Found>, P
         return Ok(None);
     };
     let Some(hash) = file.hash else {
-        return if file.content_omitted {
-            Err(no_content(path, None))
-        } else {
-            Ok(None)
-        };
+        return if file.content_omitted { Err(no_content(path, None)) } else { Ok(None) };
     };
-    Ok(Some(Found {
-        hash,
-        modified: file.modified,
-        source: file.source,
-        version: file.version,
-        pending: file.pending,
-    }))
+    Ok(Some(Found { hash, modified: file.modified, source: file.source, version: file.version, pending: file.pending }))
 }
 
 fn no_content(path: &str, hash: Option<ContentHash>) -> Problem {
@@ -172,8 +146,7 @@ fn no_content(path: &str, hash: Option<ContentHash>) -> Problem {
 }
 
 fn etag(hash: &ContentHash) -> Result<HeaderValue, Problem> {
-    HeaderValue::from_str(&format!("\"{hash}\""))
-        .map_err(|_| Problem::bad("bad_hash", "The hash is not a hash"))
+    HeaderValue::from_str(&format!("\"{hash}\"")).map_err(|_| Problem::bad("bad_hash", "The hash is not a hash"))
 }
 
 #[derive(Deserialize)]
@@ -202,11 +175,7 @@ pub(in super::super) async fn push(
     if content.len() > app.limits.max_file_bytes {
         return Err(too_large());
     }
-    let file = Push {
-        path: &path,
-        content: Some(&content),
-        expect,
-    };
+    let file = Push { path: &path, content: Some(&content), expect };
     answer(&app, tenant, &actor, file, content.len()).await
 }
 
@@ -231,21 +200,11 @@ pub(in super::super) async fn push_delete(
         }
         expect = Expect::Present;
     }
-    let file = Push {
-        path: &path,
-        content: None,
-        expect,
-    };
+    let file = Push { path: &path, content: None, expect };
     answer(&app, tenant, &actor, file, 0).await
 }
 
-async fn answer(
-    app: &App,
-    tenant: Uuid,
-    actor: &str,
-    file: Push<'_>,
-    size: usize,
-) -> Result<Json<Value>, Problem> {
+async fn answer(app: &App, tenant: Uuid, actor: &str, file: Push<'_>, size: usize) -> Result<Json<Value>, Problem> {
     let path = file.path;
     match desired::push(&app.db, tenant, actor, &[file]).await? {
         Outcome::Pushed(pushed) => {
@@ -272,23 +231,17 @@ async fn answer(
 
 /// The bytes of a push: raw for an octet stream, otherwise a JSON object with one of two keys.
 fn content(headers: &HeaderMap, body: Bytes) -> Result<Bytes, Problem> {
-    let raw = headers
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(OCTETS.as_bytes()));
+    let raw = headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(OCTETS.as_bytes()));
     if raw {
         return Ok(body);
     }
     let body: PushBody = parse_json(&body)?;
     match (body.content, body.content_base64) {
         (Some(text), None) => Ok(text.into()),
-        (None, Some(text)) => BASE64
-            .decode(text)
-            .map(Bytes::from)
-            .map_err(|_| Problem::bad("bad_json", "content_base64 is not base64")),
-        _ => Err(Problem::bad(
-            "bad_json",
-            "The body must have either content or content_base64",
-        )),
+        (None, Some(text)) => {
+            BASE64.decode(text).map(Bytes::from).map_err(|_| Problem::bad("bad_json", "content_base64 is not base64"))
+        }
+        _ => Err(Problem::bad("bad_json", "The body must have either content or content_base64")),
     }
 }
 
@@ -302,12 +255,7 @@ fn expect(headers: &HeaderMap, force: bool) -> Result<Expect, Problem> {
             _ => Err(()),
         }
     };
-    let bad = |()| {
-        Problem::bad(
-            "bad_precondition",
-            "If-Match must be one quoted hash or *, If-None-Match must be *",
-        )
-    };
+    let bad = |()| Problem::bad("bad_precondition", "If-Match must be one quoted hash or *, If-None-Match must be *");
     let if_match = one(&header::IF_MATCH).map_err(bad)?;
     let if_none_match = one(&header::IF_NONE_MATCH).map_err(bad)?;
     match (if_match, if_none_match, force) {
@@ -322,10 +270,7 @@ fn expect(headers: &HeaderMap, force: bool) -> Result<Expect, Problem> {
             .parse()
             .map(Expect::Hash)
             .map_err(|_| bad(())),
-        (_, _, true) => Err(Problem::bad(
-            "bad_precondition",
-            "force and a precondition contradict each other",
-        )),
+        (_, _, true) => Err(Problem::bad("bad_precondition", "force and a precondition contradict each other")),
         _ => Err(bad(())),
     }
 }
@@ -337,12 +282,7 @@ mod tests {
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
         pairs
             .iter()
-            .map(|(name, value)| {
-                (
-                    HeaderName::from_static(name),
-                    HeaderValue::from_str(value).unwrap(),
-                )
-            })
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap()))
             .collect()
     }
 
@@ -350,7 +290,8 @@ mod tests {
     fn preconditions_are_read_or_refused_but_never_ignored() {
         let hash = ContentHash::from_bytes([9; 32]);
         let quoted = format!("\"{hash}\"");
-        let cases: [(&[(&'static str, &str)], bool, Option<Expect>); 8] = [
+        type Headers<'a> = &'a [(&'static str, &'a str)];
+        let cases: [(Headers<'_>, bool, Option<Expect>); 8] = [
             (&[], false, Some(Expect::Latest)),
             (&[], true, Some(Expect::Force)),
             (&[("if-match", &quoted)], false, Some(Expect::Hash(hash))),

@@ -25,10 +25,7 @@ pub(in super::super) async fn show(State(app): State<App>) -> Response {
         }))
         .into_response(),
         Err(error) => {
-            tracing::warn!(
-                error = format!("{:#}", anyhow::Error::from(error)),
-                "not healthy"
-            );
+            tracing::warn!(error = format!("{:#}", anyhow::Error::from(error)), "not healthy");
             let body = json!({
                 "status": "unhealthy",
                 "service": SERVICE,

@@ -28,8 +28,7 @@ pub(in super::super) async fn versions(
 ) -> Result<Json<Value>, Problem> {
     args.path.as_deref().map(path::check).transpose()?;
     let limit = limit(args.limit, 100, 1000)?;
-    let versions =
-        files::versions(&app.db, tenant, args.path.as_deref(), args.before, limit).await?;
+    let versions = files::versions(&app.db, tenant, args.path.as_deref(), args.before, limit).await?;
     if versions.is_empty() && !tenants::exists(&app.db, tenant).await? {
         return Err(Problem::no_tenant());
     }

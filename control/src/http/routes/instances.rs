@@ -36,11 +36,7 @@ pub(super) fn health_status(app: &App, instance: &Instance) -> Option<String> {
     let stale = instance
         .last_health_check
         .is_none_or(|at| Timestamp::now().duration_since(at) > SignedDuration::from_secs(limit));
-    Some(if stale {
-        "unreachable".to_owned()
-    } else {
-        reported
-    })
+    Some(if stale { "unreachable".to_owned() } else { reported })
 }
 
 /// The instance as a bare object, with the keys of earlier versions. Secrets are stored as hashes or not at all, so
@@ -71,10 +67,7 @@ fn body(app: &App, instance: &Instance) -> Value {
 }
 
 /// The instance.
-pub(in super::super) async fn show(
-    State(app): State<App>,
-    TenantId(tenant): TenantId,
-) -> Result<Json<Value>, Problem> {
+pub(in super::super) async fn show(State(app): State<App>, TenantId(tenant): TenantId) -> Result<Json<Value>, Problem> {
     let instance = instances::get(&app.db.client().await?, tenant)
         .await?
         .ok_or_else(|| Problem::not_found("Tenant instance not found"))?;
@@ -82,33 +75,20 @@ pub(in super::super) async fn show(
 }
 
 /// The instance as a list, for clients that expect several.
-pub(in super::super) async fn list(
-    State(app): State<App>,
-    TenantId(tenant): TenantId,
-) -> Result<Json<Value>, Problem> {
+pub(in super::super) async fn list(State(app): State<App>, TenantId(tenant): TenantId) -> Result<Json<Value>, Problem> {
     let client = app.db.client().await?;
     let instance = instances::get(&client, tenant).await?;
     if instance.is_none() && tenants::get(&client, tenant).await?.is_none() {
         return Err(Problem::no_tenant());
     }
-    let instances: Vec<Value> = instance
-        .iter()
-        .map(|instance| body(&app, instance))
-        .collect();
-    Ok(Json(
-        json!({"count": instances.len(), "instances": instances}),
-    ))
+    let instances: Vec<Value> = instance.iter().map(|instance| body(&app, instance)).collect();
+    Ok(Json(json!({"count": instances.len(), "instances": instances})))
 }
 
 /// Health in one row per instance, as earlier versions had it.
-pub(in super::super) async fn health(
-    State(app): State<App>,
-    TenantId(id): TenantId,
-) -> Result<Json<Value>, Problem> {
+pub(in super::super) async fn health(State(app): State<App>, TenantId(id): TenantId) -> Result<Json<Value>, Problem> {
     let client = app.db.client().await?;
-    let tenant = tenants::get(&client, id)
-        .await?
-        .ok_or_else(Problem::no_tenant)?;
+    let tenant = tenants::get(&client, id).await?.ok_or_else(Problem::no_tenant)?;
     let instance = instances::get(&client, id).await?;
     let of = |value: fn(&Instance) -> Value| instance.as_ref().map_or(Value::Null, value);
     let mut row = serde_json::to_value(&tenant).unwrap_or_default();
@@ -139,11 +119,7 @@ pub(super) async fn detached<T: Send + 'static>(
 ) -> Result<T, Problem> {
     match tokio::spawn(work).await {
         Ok(result) => Ok(result?),
-        Err(_) => Err(Problem::new(
-            http::StatusCode::SERVICE_UNAVAILABLE,
-            "stopping",
-            "Control is stopping",
-        )),
+        Err(_) => Err(Problem::new(http::StatusCode::SERVICE_UNAVAILABLE, "stopping", "Control is stopping")),
     }
 }
 
@@ -165,34 +141,25 @@ impl Provision {
     fn order(self, actor: String) -> Result<Order, Problem> {
         for (field, text, most) in [
             ("agentName", self.agent_name.as_deref(), MAX_SHORT_CHARS),
-            (
-                "personality",
-                self.personality.as_deref(),
-                MAX_PERSONALITY_CHARS,
-            ),
+            ("personality", self.personality.as_deref(), MAX_PERSONALITY_CHARS),
             ("tone", self.tone.as_deref(), MAX_SHORT_CHARS),
         ] {
             check(field, text.unwrap_or("-"), most)?;
         }
         let capabilities = self.capabilities.as_deref().unwrap_or_default();
         if capabilities.len() > MAX_CAPABILITIES {
-            return Err(Problem::bad(
-                "bad_field",
-                format!("capabilities must be at most {MAX_CAPABILITIES}"),
-            ));
+            return Err(Problem::bad("bad_field", format!("capabilities must be at most {MAX_CAPABILITIES}")));
         }
         for capability in capabilities {
             check("capabilities", capability, MAX_SHORT_CHARS)?;
         }
         // The token becomes a line of an environment file.
         let telegram = self.telegram_bot_token.filter(|token| !token.is_empty());
-        if telegram.as_ref().is_some_and(|token| {
-            token.len() > 200 || !token.bytes().all(|byte| byte.is_ascii_graphic())
-        }) {
-            return Err(Problem::bad(
-                "bad_field",
-                "telegramBotToken does not look like a bot token",
-            ));
+        if telegram
+            .as_ref()
+            .is_some_and(|token| token.len() > 200 || !token.bytes().all(|byte| byte.is_ascii_graphic()))
+        {
+            return Err(Problem::bad("bad_field", "telegramBotToken does not look like a bot token"));
         }
         Ok(Order {
             provider: self.provider.unwrap_or_else(|| "local".to_owned()),
@@ -212,10 +179,7 @@ impl Provision {
 
 fn check(field: &str, text: &str, most: usize) -> Result<(), Problem> {
     if text.trim().is_empty() || text.chars().count() > most || text.contains('\0') {
-        return Err(Problem::bad(
-            "bad_field",
-            format!("{field} must be 1 to {most} characters, without NUL"),
-        ));
+        return Err(Problem::bad("bad_field", format!("{field} must be 1 to {most} characters, without NUL")));
     }
     Ok(())
 }
@@ -260,12 +224,7 @@ fn provisioned(done: &Provisioned) -> Value {
     })
 }
 
-async fn change(
-    app: &App,
-    tenant: Uuid,
-    actor: String,
-    change: Change,
-) -> Result<Json<Value>, Problem> {
+async fn change(app: &App, tenant: Uuid, actor: String, change: Change) -> Result<Json<Value>, Problem> {
     let lifecycle = app.lifecycle.clone();
     let instance = detached(async move { lifecycle.change(tenant, &actor, change).await }).await?;
     Ok(Json(body(app, &instance)))

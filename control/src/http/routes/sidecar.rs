@@ -11,8 +11,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 use winston_wire::{
-    ChangeBatch, ChangeBatchAnswer, CheckIn, CheckInAnswer, ContentHash, Desired, GatewayState,
-    PROTOCOL_VERSION,
+    ChangeBatch, ChangeBatchAnswer, CheckIn, CheckInAnswer, ContentHash, Desired, GatewayState, PROTOCOL_VERSION,
 };
 
 use super::super::App;
@@ -42,9 +41,8 @@ pub(in super::super) async fn check_in(
         .with("protocol", PROTOCOL_VERSION));
     }
     let report = without_nul(report);
-    let report: CheckIn = serde_json::from_value(report).map_err(|error| {
-        Problem::bad("bad_json", format!("The body is not a check-in: {error}"))
-    })?;
+    let report: CheckIn = serde_json::from_value(report)
+        .map_err(|error| Problem::bad("bad_json", format!("The body is not a check-in: {error}")))?;
     let done = sidecar_sync::check_in(
         &app.db,
         identity.tenant,
@@ -68,9 +66,7 @@ fn health(gateway: GatewayState) -> &'static str {
         GatewayState::Ready => "healthy",
         GatewayState::Starting | GatewayState::WaitingForConfig => "starting",
         GatewayState::Disabled | GatewayState::Stopped | GatewayState::Stopping => "stopped",
-        GatewayState::Unresponsive | GatewayState::Backoff | GatewayState::CrashLooping => {
-            "unhealthy"
-        }
+        GatewayState::Unresponsive | GatewayState::Backoff | GatewayState::CrashLooping => "unhealthy",
     }
 }
 
@@ -83,10 +79,9 @@ fn without_nul(value: Value) -> Value {
     match value {
         Value::String(text) if text.contains('\0') => text.replace('\0', "\u{fffd}").into(),
         Value::Array(items) => items.into_iter().map(without_nul).collect(),
-        Value::Object(members) => members
-            .into_iter()
-            .map(|(key, value)| (key.replace('\0', "\u{fffd}"), without_nul(value)))
-            .collect(),
+        Value::Object(members) => {
+            members.into_iter().map(|(key, value)| (key.replace('\0', "\u{fffd}"), without_nul(value))).collect()
+        }
         other => other,
     }
 }
@@ -106,15 +101,11 @@ pub(in super::super) async fn changes(
         };
         Problem::bad(code, sentence(&error.to_string()))
     })?;
-    Ok(Json(
-        sidecar_sync::commit(&app.db, identity.tenant, &batch).await?,
-    ))
+    Ok(Json(sidecar_sync::commit(&app.db, identity.tenant, &batch).await?))
 }
 
 fn content_hash(text: &str) -> Result<ContentHash, Problem> {
-    text.parse().map_err(|error: winston_wire::ParseHashError| {
-        Problem::bad("bad_hash", sentence(&error.to_string()))
-    })
+    text.parse().map_err(|error: winston_wire::ParseHashError| Problem::bad("bad_hash", sentence(&error.to_string())))
 }
 
 /// Stores a content under its hash.
@@ -176,9 +167,7 @@ pub(in super::super) async fn desired(
         let desired = {
             let client = app.db.client().await?;
             if !first && !tokens::still_valid(&client, identity).await? {
-                return Err(Problem::unauthorized(
-                    "The sidecar token is not valid any more",
-                ));
+                return Err(Problem::unauthorized("The sidecar token is not valid any more"));
             }
             desired::since(&client, identity.tenant, args.generation).await?
         };

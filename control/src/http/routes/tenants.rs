@@ -26,10 +26,7 @@ pub(in super::super) struct ListArgs {
 }
 
 /// Tenants, newest first.
-pub(in super::super) async fn list(
-    State(app): State<App>,
-    Args(args): Args<ListArgs>,
-) -> Result<Json<Value>, Problem> {
+pub(in super::super) async fn list(State(app): State<App>, Args(args): Args<ListArgs>) -> Result<Json<Value>, Problem> {
     let limit = limit(args.limit, 1000, 1000)?;
     let tenants = tenants::list(&app.db, args.before, limit).await?;
     Ok(Json(json!({"count": tenants.len(), "tenants": tenants})))
@@ -54,13 +51,9 @@ pub(in super::super) async fn create(
 ) -> Result<Response, Problem> {
     let given = |text: Option<String>| text.filter(|text| !text.trim().is_empty());
     let (Some(name), Some(email)) = (given(body.name), given(body.email)) else {
-        return Err(Problem::bad(
-            "missing_fields",
-            "Missing required fields: name, email",
-        ));
+        return Err(Problem::bad("missing_fields", "Missing required fields: name, email"));
     };
-    let or =
-        |text: Option<String>, default: &str| given(text).unwrap_or_else(|| default.to_owned());
+    let or = |text: Option<String>, default: &str| given(text).unwrap_or_else(|| default.to_owned());
     let new = NewTenant {
         name,
         email,
@@ -87,11 +80,7 @@ pub(in super::super) async fn create(
             Ok((StatusCode::CREATED, Json(body)).into_response())
         }
         Err(DbError::Duplicate { constraint }) if constraint == "tenants_email_key" => {
-            Err(Problem::new(
-                StatusCode::CONFLICT,
-                "email_taken",
-                "Tenant with this email already exists",
-            ))
+            Err(Problem::new(StatusCode::CONFLICT, "email_taken", "Tenant with this email already exists"))
         }
         Err(error) => Err(error.into()),
     }
@@ -114,28 +103,16 @@ fn check_text(field: &str, text: &str) -> Result<(), Problem> {
 }
 
 /// One tenant, with what the list of old clients reads of its instance.
-pub(in super::super) async fn show(
-    State(app): State<App>,
-    TenantId(id): TenantId,
-) -> Result<Json<Value>, Problem> {
+pub(in super::super) async fn show(State(app): State<App>, TenantId(id): TenantId) -> Result<Json<Value>, Problem> {
     let client = app.db.client().await?;
-    let tenant = tenants::get(&client, id)
-        .await?
-        .ok_or_else(Problem::no_tenant)?;
+    let tenant = tenants::get(&client, id).await?.ok_or_else(Problem::no_tenant)?;
     let instance = instances::get(&client, id).await?;
     let mut body = row(&tenant);
     body["instance_id"] = json!(instance.as_ref().map(|instance| instance.id));
-    body["railway_service_id"] = json!(
-        instance
-            .as_ref()
-            .and_then(|instance| instance.railway_service_id.as_deref())
-    );
+    body["railway_service_id"] = json!(instance.as_ref().and_then(|instance| instance.railway_service_id.as_deref()));
     body["instance_status"] = json!(instance.as_ref().map(|instance| &instance.status));
-    body["health_status"] = json!(
-        instance
-            .as_ref()
-            .and_then(|instance| super::instances::health_status(&app, instance))
-    );
+    body["health_status"] =
+        json!(instance.as_ref().and_then(|instance| super::instances::health_status(&app, instance)));
     Ok(Json(json!({"tenant": body})))
 }
 
@@ -161,9 +138,7 @@ pub(in super::super) async fn update(
             return Err(Problem::bad("bad_field", "name must not be empty"));
         }
     }
-    let tenant = tenants::update(&app.db, &actor, id, &body)
-        .await?
-        .ok_or_else(Problem::no_tenant)?;
+    let tenant = tenants::update(&app.db, &actor, id, &body).await?.ok_or_else(Problem::no_tenant)?;
     Ok(Json(json!({"tenant": tenant})))
 }
 
@@ -181,12 +156,6 @@ pub(in super::super) async fn remove(
     Args(args): Args<RemoveArgs>,
 ) -> Result<Json<Value>, Problem> {
     let lifecycle = app.lifecycle.clone();
-    let deleted =
-        super::instances::detached(async move { lifecycle.delete(id, &actor, args.purge).await })
-            .await?;
-    if deleted {
-        Ok(Json(json!({"message": "Tenant deleted successfully"})))
-    } else {
-        Err(Problem::no_tenant())
-    }
+    let deleted = super::instances::detached(async move { lifecycle.delete(id, &actor, args.purge).await }).await?;
+    if deleted { Ok(Json(json!({"message": "Tenant deleted successfully"}))) } else { Err(Problem::no_tenant()) }
 }

@@ -48,10 +48,7 @@ pub(in super::super) async fn rotate(
 ) -> Result<Response, Problem> {
     let overlap = body.overlap_seconds.unwrap_or(OVERLAP_SECONDS);
     if !(0..=MAX_OVERLAP_SECONDS).contains(&overlap) {
-        return Err(Problem::bad(
-            "bad_field",
-            format!("overlap_seconds must be from 0 to {MAX_OVERLAP_SECONDS}"),
-        ));
+        return Err(Problem::bad("bad_field", format!("overlap_seconds must be from 0 to {MAX_OVERLAP_SECONDS}")));
     }
     issue(&app, &actor, tenant, body.label.as_deref(), Some(overlap)).await
 }
@@ -63,13 +60,8 @@ async fn issue(
     label: Option<&str>,
     overlap: Option<i32>,
 ) -> Result<Response, Problem> {
-    if label.is_some_and(|label| {
-        label.chars().count() > MAX_LABEL_CHARS || label.chars().any(char::is_control)
-    }) {
-        return Err(Problem::bad(
-            "bad_field",
-            format!("label must be at most {MAX_LABEL_CHARS} printable characters"),
-        ));
+    if label.is_some_and(|label| label.chars().count() > MAX_LABEL_CHARS || label.chars().any(char::is_control)) {
+        return Err(Problem::bad("bad_field", format!("label must be at most {MAX_LABEL_CHARS} printable characters")));
     }
     let token = new_token().map_err(LifecycleError::from)?;
     let hash = TokenHash::of(token.expose());
@@ -85,10 +77,7 @@ async fn issue(
 }
 
 /// Every token, without the tokens.
-pub(in super::super) async fn list(
-    State(app): State<App>,
-    TenantId(tenant): TenantId,
-) -> Result<Json<Value>, Problem> {
+pub(in super::super) async fn list(State(app): State<App>, TenantId(tenant): TenantId) -> Result<Json<Value>, Problem> {
     let tokens = tokens::list(&app.db, tenant).await?;
     if tokens.is_empty() && !tenants::exists(&app.db, tenant).await? {
         return Err(Problem::no_tenant());

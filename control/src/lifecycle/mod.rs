@@ -4,6 +4,8 @@
 //! The order within provisioning makes a crash at any point harmless: the files and the instance row are stored in
 //! one transaction before anything starts, the token before the provider gets it, and every step looks first.
 
+mod types;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +14,6 @@ use deadpool_postgres::Transaction;
 use serde_json::json;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
-use winston_wire::env::Secret;
 
 use crate::configgen::{Facts, GeneratedFile, Settings, generate};
 use crate::db::desired::{Expect, Outcome, Push};
@@ -20,8 +21,10 @@ use crate::db::files::known;
 use crate::db::instances::{self, Instance};
 use crate::db::tenants::{self, Tenant};
 use crate::db::{Db, DbError, desired, tokens};
-use crate::provision::{Observed, Place, Provider, ProviderError, Secrets, Stopped};
-use crate::token::{RandomError, TokenHash, new_token};
+use crate::provision::{Observed, Place, Provider, Secrets, Stopped};
+use crate::token::{TokenHash, new_token};
+
+pub(crate) use types::{Change, LifecycleError, Order, Provisioned, SettingsPatch};
 
 /// Operations at the same time. Each holds a database connection while it works with others.
 const AT_ONCE: usize = 4;
@@ -29,93 +32,6 @@ const AT_ONCE: usize = 4;
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Label of the token that provisioning issues.
 const TOKEN_LABEL: &str = "provision";
-
-/// Why an operation did not work.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum LifecycleError {
-    /// The database.
-    #[error(transparent)]
-    Db(#[from] DbError),
-    /// The provider.
-    #[error("the provider failed for tenant {tenant}")]
-    Provider {
-        /// Whose instance.
-        tenant: Uuid,
-        /// Why.
-        #[source]
-        source: ProviderError,
-    },
-    /// There is no such tenant.
-    #[error("there is no such tenant")]
-    NoTenant,
-    /// The tenant has no instance.
-    #[error("the tenant has no instance")]
-    NoInstance,
-    /// Nobody here runs such instances.
-    #[error("provider {0:?} is not known")]
-    UnknownProvider(String),
-    /// No randomness for tokens.
-    #[error(transparent)]
-    Random(#[from] RandomError),
-}
-
-/// A request to provision.
-#[derive(Debug, Clone)]
-pub(crate) struct Order {
-    /// Which provider.
-    pub(crate) provider: String,
-    /// Changes to the tenant's settings.
-    pub(crate) settings: SettingsPatch,
-    /// Token of a Telegram bot.
-    pub(crate) telegram_bot_token: Option<Secret>,
-    /// Give a running tenant new secrets.
-    pub(crate) rotate_secrets: bool,
-    /// Who asks.
-    pub(crate) actor: String,
-}
-
-/// Settings that a request names; the others stay.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct SettingsPatch {
-    pub(crate) agent_name: Option<String>,
-    pub(crate) personality: Option<String>,
-    pub(crate) tone: Option<String>,
-    pub(crate) capabilities: Option<Vec<String>>,
-    pub(crate) channels: Option<crate::configgen::Channels>,
-}
-
-/// A provisioned tenant.
-#[derive(Debug)]
-pub(crate) struct Provisioned {
-    /// The instance as it is now.
-    pub(crate) instance: Instance,
-    /// Status of the tenant as it is now.
-    pub(crate) status: String,
-    /// New secrets; absent when the tenant had been provisioned before.
-    pub(crate) secrets: Option<Secrets>,
-}
-
-/// What can be done to an instance that is there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Change {
-    /// Make it run.
-    Start,
-    /// Make it stop.
-    Stop,
-    /// Both, in the other order.
-    Restart,
-}
-
-impl Change {
-    /// Word for the audit log.
-    const fn word(self) -> &'static str {
-        match self {
-            Self::Start => "instance.start",
-            Self::Stop => "instance.stop",
-            Self::Restart => "instance.restart",
-        }
-    }
-}
 
 /// Runs operations.
 #[derive(Clone)]
@@ -129,31 +45,16 @@ pub(crate) struct Lifecycle {
 impl Lifecycle {
     /// With these providers.
     pub(crate) fn new(db: Db, providers: Vec<Box<dyn Provider>>, provision_wait: Duration) -> Self {
-        let providers = providers
-            .into_iter()
-            .map(|provider| (provider.name(), provider))
-            .collect();
-        Self {
-            db,
-            providers: Arc::new(providers),
-            permits: Arc::new(Semaphore::new(AT_ONCE)),
-            provision_wait,
-        }
+        let providers = providers.into_iter().map(|provider| (provider.name(), provider)).collect();
+        Self { db, providers: Arc::new(providers), permits: Arc::new(Semaphore::new(AT_ONCE)), provision_wait }
     }
 
     fn provider(&self, name: &str) -> Result<&dyn Provider, LifecycleError> {
-        self.providers
-            .get(name)
-            .map(Box::as_ref)
-            .ok_or_else(|| LifecycleError::UnknownProvider(name.to_owned()))
+        self.providers.get(name).map(Box::as_ref).ok_or_else(|| LifecycleError::UnknownProvider(name.to_owned()))
     }
 
     /// Provisions a tenant, or finds that it is provisioned.
-    pub(crate) async fn provision(
-        &self,
-        tenant: Uuid,
-        order: Order,
-    ) -> Result<Provisioned, LifecycleError> {
+    pub(crate) async fn provision(&self, tenant: Uuid, order: Order) -> Result<Provisioned, LifecycleError> {
         let provider = self.provider(&order.provider)?;
         let secrets = self
             .locked(tenant, async {
@@ -174,9 +75,7 @@ impl Lifecycle {
         let row = tenants::get(&client, tenant).await?;
         Ok(Provisioned {
             status: row.ok_or(LifecycleError::NoTenant)?.status,
-            instance: instances::get(&client, tenant)
-                .await?
-                .ok_or(LifecycleError::NoInstance)?,
+            instance: instances::get(&client, tenant).await?.ok_or(LifecycleError::NoInstance)?,
             secrets,
         })
     }
@@ -194,21 +93,14 @@ impl Lifecycle {
         // Until a sidecar with the secrets has checked in nobody can have used them, so a repeat after a failure
         // makes new ones and answers with them.
         let fresh = order.rotate_secrets || !answered && !running;
-        let secrets = if fresh {
-            Some(self.new_secrets(tenant, order).await?)
-        } else {
-            None
-        };
+        let secrets = if fresh { Some(self.new_secrets(tenant, order).await?) } else { None };
         if running && (fresh || order.telegram_bot_token.is_some()) {
             provider.stop(tenant).await.map_err(failed)?;
         }
         if !running || fresh {
             instances::set_status(&self.db.client().await?, tenant, "starting").await?;
         }
-        provider
-            .ensure(tenant, secrets.clone())
-            .await
-            .map_err(failed)?;
+        provider.ensure(tenant, secrets.clone()).await.map_err(failed)?;
         Ok(secrets)
     }
 
@@ -223,27 +115,15 @@ impl Lifecycle {
     ) -> Result<bool, LifecycleError> {
         let mut client = self.db.client().await?;
         let tx = client.transaction().await.map_err(DbError::from)?;
-        let row = tenants::get(&tx, tenant)
-            .await?
-            .ok_or(LifecycleError::NoTenant)?;
+        let row = tenants::get(&tx, tenant).await?.ok_or(LifecycleError::NoTenant)?;
         let instance = instances::get(&tx, tenant).await?;
         let name = format!("{} Gateway", row.name);
-        instances::upsert(
-            &tx,
-            tenant,
-            &name,
-            provider.name(),
-            place.url.as_deref(),
-            place.sidecar_url.as_deref(),
-        )
-        .await?;
+        instances::upsert(&tx, tenant, &name, provider.name(), place.url.as_deref(), place.sidecar_url.as_deref())
+            .await?;
         let before: Settings = serde_json::from_value(row.settings.clone()).unwrap_or_default();
         let after = patched(&before, order);
         let new = generate(&facts(&row), &after, &place.layout);
-        let first = row
-            .settings
-            .as_object()
-            .is_none_or(serde_json::Map::is_empty);
+        let first = row.settings.as_object().is_none_or(serde_json::Map::is_empty);
         let files = if first {
             new
         } else {
@@ -252,8 +132,8 @@ impl Lifecycle {
             new.into_iter().filter(|file| !old.contains(file)).collect()
         };
         push_generated(&tx, tenant, &order.actor, &files, first).await?;
-        let value = serde_json::to_value(&after)
-            .map_err(|error| DbError::Value(format!("settings of {tenant}: {error}")))?;
+        let value =
+            serde_json::to_value(&after).map_err(|error| DbError::Value(format!("settings of {tenant}: {error}")))?;
         tenants::set_settings(&tx, tenant, &value).await?;
         tenants::record(
             &tx,
@@ -290,9 +170,7 @@ impl Lifecycle {
     async fn wait_for_check_in(&self, tenant: Uuid) -> Result<(), LifecycleError> {
         let deadline = Instant::now() + self.provision_wait;
         while Instant::now() < deadline {
-            let status = instances::get(&self.db.client().await?, tenant)
-                .await?
-                .map(|instance| instance.status);
+            let status = instances::get(&self.db.client().await?, tenant).await?.map(|instance| instance.status);
             if status.as_deref() != Some("starting") {
                 break;
             }
@@ -302,20 +180,13 @@ impl Lifecycle {
     }
 
     /// Starts, stops or restarts a provisioned tenant, with the files that it has.
-    pub(crate) async fn change(
-        &self,
-        tenant: Uuid,
-        actor: &str,
-        change: Change,
-    ) -> Result<Instance, LifecycleError> {
+    pub(crate) async fn change(&self, tenant: Uuid, actor: &str, change: Change) -> Result<Instance, LifecycleError> {
         self.locked(tenant, async {
             let client = self.db.client().await?;
             if tenants::get(&client, tenant).await?.is_none() {
                 return Err(LifecycleError::NoTenant);
             }
-            let instance = instances::get(&client, tenant)
-                .await?
-                .ok_or(LifecycleError::NoInstance)?;
+            let instance = instances::get(&client, tenant).await?.ok_or(LifecycleError::NoInstance)?;
             tenants::record(&client, actor, change.word(), tenant, json!({})).await?;
             drop(client);
             let provider = self.provider(&instance.provider)?;
@@ -325,18 +196,12 @@ impl Lifecycle {
             if change != Change::Stop {
                 self.start_locked(tenant, provider).await?;
             }
-            instances::get(&self.db.client().await?, tenant)
-                .await?
-                .ok_or(LifecycleError::NoInstance)
+            instances::get(&self.db.client().await?, tenant).await?.ok_or(LifecycleError::NoInstance)
         })
         .await
     }
 
-    async fn start_locked(
-        &self,
-        tenant: Uuid,
-        provider: &dyn Provider,
-    ) -> Result<(), LifecycleError> {
+    async fn start_locked(&self, tenant: Uuid, provider: &dyn Provider) -> Result<(), LifecycleError> {
         let failed = |source| LifecycleError::Provider { tenant, source };
         if provider.observe(tenant).await.map_err(failed)? == Observed::Running {
             return Ok(());
@@ -354,39 +219,24 @@ impl Lifecycle {
         started.map_err(failed)
     }
 
-    async fn stop_locked(
-        &self,
-        tenant: Uuid,
-        provider: &dyn Provider,
-    ) -> Result<Stopped, LifecycleError> {
+    async fn stop_locked(&self, tenant: Uuid, provider: &dyn Provider) -> Result<Stopped, LifecycleError> {
         let client = self.db.client().await?;
         // First the word, then the deed: a check-in on the way out must not say "running" again.
         instances::set_status(&client, tenant, "stopped").await?;
         tenants::set_status(&client, tenant, "stopped").await?;
         drop(client);
-        provider
-            .stop(tenant)
-            .await
-            .map_err(|source| LifecycleError::Provider { tenant, source })
+        provider.stop(tenant).await.map_err(|source| LifecycleError::Provider { tenant, source })
     }
 
     /// Stops and removes a tenant's instance, then the tenant. Says whether there was one.
-    pub(crate) async fn delete(
-        &self,
-        tenant: Uuid,
-        actor: &str,
-        purge: bool,
-    ) -> Result<bool, LifecycleError> {
+    pub(crate) async fn delete(&self, tenant: Uuid, actor: &str, purge: bool) -> Result<bool, LifecycleError> {
         self.locked(tenant, async {
             let instance = instances::get(&self.db.client().await?, tenant).await?;
             if let Some(instance) = instance
                 && let Some(provider) = self.providers.get(instance.provider.as_str())
             {
                 self.stop_locked(tenant, provider.as_ref()).await?;
-                provider
-                    .destroy(tenant, purge)
-                    .await
-                    .map_err(|source| LifecycleError::Provider { tenant, source })?;
+                provider.destroy(tenant, purge).await.map_err(|source| LifecycleError::Provider { tenant, source })?;
             }
             Ok(tenants::delete(&self.db, actor, tenant, purge).await?)
         })
@@ -398,10 +248,8 @@ impl Lifecycle {
         for (name, provider) in self.providers.iter() {
             for instance in instances::of_provider(&self.db, name).await? {
                 let tenant = instance.tenant_id;
-                let observed = provider
-                    .observe(tenant)
-                    .await
-                    .map_err(|source| LifecycleError::Provider { tenant, source })?;
+                let observed =
+                    provider.observe(tenant).await.map_err(|source| LifecycleError::Provider { tenant, source })?;
                 let status = match (observed, instance.status.as_str()) {
                     (Observed::Running, "stopped" | "exited" | "error") => "starting",
                     (Observed::Stopped | Observed::Absent, "running" | "starting") => "exited",
@@ -473,11 +321,7 @@ async fn push_generated(
         if first && known(tx, tenant, file.path).await?.latest.is_some() {
             continue;
         }
-        pushes.push(Push {
-            path: file.path,
-            content: Some(file.content.as_bytes()),
-            expect: Expect::Latest,
-        });
+        pushes.push(Push { path: file.path, content: Some(file.content.as_bytes()), expect: Expect::Latest });
     }
     if pushes.is_empty() {
         return Ok(());
