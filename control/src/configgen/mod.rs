@@ -10,7 +10,8 @@ mod workspace;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use model::{is_model_name, provider_model};
+pub(crate) use model::is_model_name;
+use model::{models_section, provider_model};
 
 /// Path of the gateway's configuration, relative to the data directory.
 pub(crate) const OPENCLAW_PATH: &str = ".openclaw/openclaw.json";
