@@ -10,7 +10,7 @@ mod workspace;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use model::is_model_name;
+pub(crate) use model::{KIMI_KEY_VARIABLE, is_model_name};
 use model::{models_section, provider_model};
 
 /// Path of the gateway's configuration, relative to the data directory.

@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 /// Used when nothing sensible was selected.
 const DEFAULT: &str = "anthropic/claude-sonnet-4-6";
 
+/// Variable with the key for Kimi models. Not `MOONSHOT_API_KEY`: that name makes the gateway fetch its plugin.
+pub(crate) const KIMI_KEY_VARIABLE: &str = "MOONSHOT_PLATFORM_API_KEY";
 /// Our provider for Kimi models.
 const KIMI_PROVIDER: &str = "moonshot-api";
 
@@ -47,7 +49,7 @@ pub(crate) fn models_section(model: &str) -> Option<Value> {
                 "baseUrl": "https://api.moonshot.ai/v1",
                 // Without it some calls go out in another provider's format.
                 "api": "openai-completions",
-                "apiKey": "${MOONSHOT_API_KEY}",
+                "apiKey": format!("${{{KIMI_KEY_VARIABLE}}}"),
                 "models": [{
                     "id": id,
                     "name": id,
