@@ -217,7 +217,6 @@ impl Local {
         command
             .env_clear()
             .envs(self.config.keys.iter().map(|(name, key)| (tenant_name(name), key.expose())))
-            .env("WINSTON_GATEWAY_ENV", KIMI_KEY_VARIABLE)
             .env("PATH", &self.config.path)
             .env("HOME", &home)
             .env("LANG", "C.UTF-8")
