@@ -20,6 +20,9 @@ use crate::watch::{Watch, WatchSettings, WatchStatus};
 /// How long the first boot waits for files from control before it falls back to the seeds.
 const FIRST_FILES_TIME: Duration = Duration::from_secs(20);
 
+/// How often old segments are looked for when there is no control.
+const WINDOW_PAUSE: Duration = Duration::from_secs(60);
+
 /// How long the end waits for the last changes to reach control. They are in the journal anyway.
 const FLUSH_TIME: Duration = Duration::from_secs(2);
 
@@ -55,8 +58,8 @@ pub(crate) async fn run(settings: Settings) -> Result<(), RunError> {
         watch: Arc::clone(&watch_status),
         gateway: gateway.clone(),
         sync,
-        writes: Semaphore::new(CONCURRENT_WRITES),
-        body_budget: Semaphore::new(BODY_BUDGET_KIB),
+        writes: Arc::new(Semaphore::new(CONCURRENT_WRITES)),
+        body_budget: Arc::new(Semaphore::new(BODY_BUDGET_KIB)),
     };
     let (stop, stopped) = watch::channel(false);
     let server = tokio::spawn(Server::new(listener, Arc::new(app)).run(stopped));
@@ -65,10 +68,14 @@ pub(crate) async fn run(settings: Settings) -> Result<(), RunError> {
     let (watched, status) = (Arc::clone(&edits), watch_status);
     let work = move || Watch::start(watched, watching, status);
     let watch =
-        spawned(work).await?.map_err(|error| RunError::Other(format!("cannot list the data directory: {error}")))?;
+        spawned(work).await?.map_err(|error| RunError::Other(format!("cannot start the watching thread: {error}")))?;
     tracing::info!(files = edits.index().len(), elapsed_ms = started.elapsed().as_millis() as u64, "watching");
 
     first_boot(&edits, engine.as_deref(), &gateway).await?;
+    tokio::spawn(tell_gateway_of_config(Arc::clone(&edits), gateway.clone()));
+    if engine.is_none() {
+        tokio::spawn(keep_window(Arc::clone(&edits)));
+    }
     let syncing = engine.clone().map(|engine| tokio::spawn(async move { engine.run().await }));
 
     stop_signals.next().await;
@@ -199,6 +206,42 @@ impl StopSignals {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// A new configuration, from whomever, ends a gateway's wait for one and its pause after a bad one.
+async fn tell_gateway_of_config(edits: Arc<Edits>, gateway: GatewayHandle) {
+    let Some(path) = edits.layout().config_file() else { return };
+    let mut head = edits.journal().head();
+    let mut told = edits.index().version(path.as_str());
+    while head.changed().await.is_ok() {
+        // The index follows the journal within the edit that made the record; what is missed now is seen with the next record or start.
+        let Ok(version) = spawned({
+            let (edits, path) = (Arc::clone(&edits), path.clone());
+            move || edits.recorded(&path)
+        })
+        .await
+        else {
+            return;
+        };
+        if version != told {
+            told = version;
+            gateway.config_ready();
+        }
+    }
+}
+
+/// Without control nobody takes the journal off the volume: only the local history window is kept.
+async fn keep_window(edits: Arc<Edits>) {
+    let mut pause = tokio::time::interval(WINDOW_PAUSE);
+    loop {
+        pause.tick().await;
+        let edits = Arc::clone(&edits);
+        match spawned(move || edits.journal().keep_window(edits.index().saved_seq())).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "could not remove old segments of the journal"),
+            Err(_) => return,
         }
     }
 }

@@ -97,6 +97,12 @@ pub(crate) const VARIABLES: &[Variable] = &[
     },
 ];
 
+/// Largest size limit: contents of that size are held in memory.
+const MAX_FILE_BYTES: u64 = 256 * 1024 * 1024;
+
+/// Longest pause between full comparisons.
+const MAX_RESCAN_SECONDS: u64 = 24 * 60 * 60;
+
 /// Shortest token that is accepted; ours have 64 characters.
 const MIN_TOKEN_CHARS: usize = 32;
 
@@ -152,6 +158,9 @@ impl Settings {
         let identity = identity(&mut reader);
         let gateway = gateway(&mut reader, &data_dir, own);
         let max_file_bytes = reader.parsed("WINSTON_MAX_FILE_BYTES", "a number of bytes").unwrap_or(10 * 1024 * 1024);
+        if !(1..=MAX_FILE_BYTES).contains(&max_file_bytes) {
+            reader.mistake(format!("WINSTON_MAX_FILE_BYTES must be between 1 and {MAX_FILE_BYTES}"));
+        }
         let segment_bytes =
             reader.parsed("WINSTON_JOURNAL_SEGMENT_BYTES", "a number of bytes").unwrap_or(8 * 1024 * 1024);
         let rescan = reader.parsed("WINSTON_RESCAN_SECONDS", "a number of seconds").unwrap_or(300);
@@ -172,7 +181,7 @@ impl Settings {
             identity,
             max_file_bytes,
             segment_bytes,
-            rescan: Duration::from_secs(u64::max(1, rescan)),
+            rescan: Duration::from_secs(rescan.clamp(1, MAX_RESCAN_SECONDS)),
             log: log.unwrap_or_else(|| Targets::new().with_default(tracing::Level::INFO)),
         })
     }

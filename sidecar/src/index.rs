@@ -47,6 +47,8 @@ struct Entry {
     tuple: Tuple,
     /// The tuple identifies the version: it was old enough when it was read.
     settled: bool,
+    /// For a file over the size limit that only the journal tells of: its size, and when it was recorded.
+    large: Option<(u64, i64)>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -100,7 +102,9 @@ impl Index {
             entries.remove(change.path.as_str());
         } else {
             let version = Version { hash: change.hash, source: change.source };
-            entries.insert(change.path.as_str().into(), Entry { version, tuple: Tuple::UNSEEN, settled: false });
+            let recorded_ns = i64::try_from(change.timestamp.as_nanosecond()).unwrap_or(i64::MAX);
+            let large = change.size.filter(|_| change.hash.is_none()).map(|size| (size, recorded_ns));
+            entries.insert(change.path.as_str().into(), Entry { version, tuple: Tuple::UNSEEN, settled: false, large });
         }
     }
 
@@ -118,13 +122,17 @@ impl Index {
 
     /// Whether a file over the size limit is still the one that was recorded. Such files have no hash, so the tuple has to do.
     pub(crate) fn same_large(&self, path: &str, stat: &Stat) -> bool {
-        self.lock().get(path).is_some_and(|entry| entry.version.hash.is_none() && entry.tuple == Tuple::of(stat))
+        let entries = self.lock();
+        let Some(entry) = entries.get(path).filter(|entry| entry.version.hash.is_none()) else { return false };
+        // A volume may come back under another device number.
+        let same = Tuple(stat.dev, entry.tuple.1, entry.tuple.2, entry.tuple.3, entry.tuple.4) == Tuple::of(stat);
+        same || entry.large.is_some_and(|(size, recorded_ns)| size == stat.size && stat.mtime_ns <= recorded_ns)
     }
 
     /// Notes that a version was seen under a tuple at `now_ns`.
     pub(crate) fn insert(&self, path: &str, version: Version, stat: &Stat, now_ns: i64) {
         let settled = stat.ctime_ns.saturating_add(TIMESTAMP_TICK_NS) < now_ns;
-        self.lock().insert(path.into(), Entry { version, tuple: Tuple::of(stat), settled });
+        self.lock().insert(path.into(), Entry { version, tuple: Tuple::of(stat), settled, large: None });
     }
 
     /// The path is gone.
@@ -193,7 +201,7 @@ fn read(dir: &OwnedFd, epoch: Uuid) -> io::Result<Option<Loaded>> {
         reader.read_line(&mut line)?;
         crc.update(line.as_bytes());
         let (path, version, tuple, settled) = serde_json::from_str(&line)?;
-        entries.insert(path, Entry { version, tuple, settled });
+        entries.insert(path, Entry { version, tuple, settled, large: None });
     }
     line.clear();
     reader.read_line(&mut line)?;

@@ -63,9 +63,12 @@ impl Setup {
     }
 
     /// Puts the data directory on a volume of its own of this size (`2m`, …), or says why that is impossible here. The volume is in
-    /// the sidecar's mount namespace: look at it through [`Sidecar::volume`]. It is gone with the sidecar.
-    pub fn volume(mut self, size: &str) -> Result<Result<Self, String>> {
-        let script = format!("mount -t tmpfs -o size={size} tmpfs \"$WINSTON_DATA_DIR\" && exec \"$0\"");
+    /// the sidecar's mount namespace: look at it through [`Sidecar::volume`]. It is gone with the sidecar. `prepare` are shell commands
+    /// that run in the empty volume before the sidecar starts.
+    pub fn volume(mut self, size: &str, prepare: &str) -> Result<Result<Self, String>> {
+        let script = format!(
+            "mount -t tmpfs -o size={size} tmpfs \"$WINSTON_DATA_DIR\" && cd \"$WINSTON_DATA_DIR\" && {{ {prepare}\n:; }} && cd / && exec \"$0\""
+        );
         let mut wrapper: Vec<String> = vec!["unshare".to_owned(), "--mount".to_owned()];
         if !is_root() {
             wrapper.extend(["--user", "--map-root-user"].map(str::to_owned));

@@ -76,6 +76,9 @@ fn things_that_are_no_files() -> Result<()> {
         }
     }
     assert_json_error(&sidecar.call("DELETE", "/files/dir", &[], b"")?, 409, "is_directory", "DELETE")?;
+    // A version was named and there is none: nothing is removed.
+    let answer = sidecar.call("DELETE", "/files/dangling", &[("If-Match", "\"x\"")], b"")?;
+    assert_json_error(&answer, 412, "precondition_failed", "DELETE of a link with a version")?;
     // Names that are not files can be removed, never followed.
     for path in ["fifo", "socket", "dangling"] {
         sidecar.call("DELETE", &format!("/files/{path}"), &[], b"")?.expect(200)?;

@@ -1,6 +1,7 @@
 //! kill -9, and what a crash between two steps of a write leaves behind.
 
 use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result};
@@ -237,6 +238,71 @@ fn an_interrupted_write_keeps_its_author() -> Result<()> {
             sidecar.kill()?;
         }
     }
+    Ok(())
+}
+
+/// The content that was about to be written is in history already, from earlier: that does not make this write recorded.
+#[test]
+fn an_interrupted_return_to_an_earlier_content_loses_nothing() -> Result<()> {
+    let sidecar = Setup::new()?.start()?;
+    sidecar.put("a.md", "content")?.expect(200)?;
+    let setup = sidecar.kill()?;
+    let staging = setup.data().join(".winston/staging");
+    let intent = json!({"path": "a.md", "source": "admin", "hash": hash("content"), "after_seq": 1});
+    symlink(intent.to_string(), staging.join("1.intent"))?;
+    std::fs::write(staging.join("1"), "the agent's")?;
+    let sidecar = setup.start()?;
+    assert_eq!(sidecar.history("a.md")?, ["admin create", "agent update", "admin update"]);
+    assert!(journal_lines(sidecar.data())?[1].contains("\"content\":\"the agent's\""));
+    Ok(())
+}
+
+/// What the swap took out was not a file: it goes back, and nothing is recorded.
+#[test]
+fn a_name_that_was_swapped_out_returns() -> Result<()> {
+    let sidecar = Setup::new()?.start()?;
+    sidecar.put("a.md", "old")?.expect(200)?;
+    let setup = sidecar.kill()?;
+    let staging = setup.data().join(".winston/staging");
+    let intent = json!({"path": "a.md", "source": "admin", "hash": hash("new"), "after_seq": 1});
+    symlink(intent.to_string(), staging.join("1.intent"))?;
+    symlink("elsewhere", staging.join("1"))?;
+    std::fs::write(setup.data().join("a.md"), "new")?;
+    let sidecar = setup.start()?;
+    assert_eq!(std::fs::read_link(sidecar.data().join("a.md"))?, Path::new("elsewhere"));
+    assert_eq!(sidecar.history("a.md")?, ["admin create", "agent delete"]);
+    Ok(())
+}
+
+/// An intent that is too long for a link on some file systems is a file.
+#[test]
+fn a_long_path_has_an_intent_too() -> Result<()> {
+    let sidecar = Setup::new()?.start()?;
+    let path = vec!["d".repeat(200); 12].join("/");
+    sidecar.put(&path, "old")?.expect(200)?;
+    sidecar.put(&path, "new")?.expect(200)?;
+    let setup = sidecar.kill()?;
+    let staging = setup.data().join(".winston/staging");
+    let intent = json!({"path": path, "source": "admin", "hash": hash("newer"), "after_seq": 2});
+    std::fs::write(staging.join("1.intent"), intent.to_string())?;
+    std::fs::write(staging.join("1"), "new")?;
+    std::fs::write(setup.data().join(&path), "newer")?;
+    let sidecar = setup.start()?;
+    assert_eq!(sidecar.history(&path)?, ["admin create", "admin update", "admin update"]);
+    Ok(())
+}
+
+#[test]
+fn a_large_file_is_recorded_once() -> Result<()> {
+    let mut setup = Setup::new()?.env("WINSTON_MAX_FILE_BYTES", "1000");
+    std::fs::write(setup.data().join("large.bin"), vec![b'x'; 5000])?;
+    for _ in 0..3 {
+        let sidecar = setup.start()?;
+        assert_eq!(sidecar.history("large.bin")?, ["agent create"]);
+        setup = sidecar.kill()?;
+    }
+    std::fs::write(setup.data().join("large.bin"), vec![b'y'; 5001])?;
+    assert_eq!(setup.start()?.history("large.bin")?, ["agent create", "agent update"]);
     Ok(())
 }
 

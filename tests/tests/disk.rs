@@ -7,7 +7,7 @@ use winston_tests::wait::eventually;
 
 #[test]
 fn a_full_volume_refuses_and_recovers() -> Result<()> {
-    let setup = match Setup::new()?.volume("4m")? {
+    let setup = match Setup::new()?.volume("4m", "")? {
         Ok(setup) => setup,
         Err(reason) => {
             skip("a_full_volume_refuses_and_recovers", &reason);
@@ -60,6 +60,33 @@ fn a_full_volume_refuses_and_recovers() -> Result<()> {
     })?;
     assert_eq!(sidecar.history("workspace/SOUL.md")?, ["admin create", "admin update"]);
     sidecar.wait_for_history("other.md", &["admin create", "agent update"])?;
+    Ok(())
+}
+
+/// A tenant whose volume is full comes back after a restart, serves what is there, and records what it found once there is room.
+#[test]
+fn a_start_on_a_full_volume_serves_and_catches_up() -> Result<()> {
+    let sidecar = Setup::new()?.start()?;
+    sidecar.put("workspace/SOUL.md", "old")?.expect(200)?;
+    let setup = sidecar.kill()?;
+    std::fs::write(setup.data().join("workspace/SOUL.md"), "the agent's")?;
+    let saved = setup.outside().join("saved");
+    std::fs::rename(setup.data(), &saved)?;
+    std::fs::create_dir(setup.data())?;
+    let prepare = format!("cp -a {}/. . && dd if=/dev/zero of=filler.tmp bs=4k 2>/dev/null || true", saved.display());
+    let setup = match setup.volume("2m", &prepare)? {
+        Ok(setup) => setup,
+        Err(reason) => {
+            skip("a_start_on_a_full_volume_serves_and_catches_up", &reason);
+            return Ok(());
+        }
+    };
+    let sidecar = setup.start()?;
+    assert_eq!(sidecar.get("/files/workspace/SOUL.md")?.expect(200)?.json()?["content"], "the agent's");
+    sidecar.put("workspace/SOUL.md", &"new".repeat(5000))?.expect(507)?;
+    std::fs::remove_file(sidecar.volume().join("filler.tmp"))?;
+    sidecar.wait_for_history("workspace/SOUL.md", &["admin create", "agent update"])?;
+    sidecar.put("workspace/SOUL.md", "new")?.expect(200)?;
     Ok(())
 }
 

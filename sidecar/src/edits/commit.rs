@@ -36,6 +36,11 @@ pub(super) struct NewVersion {
 }
 
 impl Pending {
+    /// There is nothing to record.
+    pub(super) fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
     pub(super) fn is_large(&self) -> bool {
         self.bytes > LARGE_BATCH_BYTES
     }

@@ -5,13 +5,14 @@ use winston_wire::ContentHash;
 use super::commit::Pending;
 use super::examine::Current;
 use super::intent::Intent;
-use super::put::{Attempt, Slipped};
+use super::staging::Displaced;
+use super::swap::{Attempt, Slipped};
 use super::{ATTEMPTS, Author, EditError, Edits, Precondition};
-use crate::fs::{EntryKind, FsError, TenantPath, rename_back, unlink};
+use crate::fs::{EntryKind, FsError, TenantPath, rename_back};
 
 impl Edits {
-    /// Removes a file; `Ok(None)` when there was none. When this returns `Ok`, the removal and its record are on disk. Symbolic links and special files
-    /// are removed as names, without a record. Blocking.
+    /// Removes a file; `Ok(None)` when there was none. When this returns `Ok`, the removal and its record are on disk. Symbolic links and
+    /// special files are removed as names, without a record, and only when no version was named. Blocking.
     pub(crate) fn delete(
         &self,
         path: &TenantPath,
@@ -19,6 +20,7 @@ impl Edits {
         precondition: Precondition,
     ) -> Result<Option<u64>, EditError> {
         self.permit(path)?;
+        self.settled()?;
         let _lock = self.locks.lock(std::iter::once(path.as_str()));
         for _ in 0..ATTEMPTS {
             let mut pending = Pending::default();
@@ -26,8 +28,13 @@ impl Edits {
                 Ok(current) => current,
                 Err(FsError::NotAFile(EntryKind::Symlink | EntryKind::Special)) => {
                     self.commit(pending)?;
-                    self.unlink_name(path)?;
-                    return Ok(None);
+                    if precondition.is_strict() {
+                        precondition.check_no_file()?;
+                    }
+                    match self.take_name(path)? {
+                        Attempt::Done(()) => return Ok(None),
+                        Attempt::Again => continue,
+                    }
                 }
                 Err(error) => {
                     self.commit(pending)?;
@@ -52,12 +59,24 @@ impl Edits {
         Err(EditError::Busy)
     }
 
-    fn unlink_name(&self, path: &TenantPath) -> Result<(), EditError> {
+    /// Removes a name that is not a file. What turns out to be one after all goes back.
+    fn take_name(&self, path: &TenantPath) -> Result<Attempt<()>, EditError> {
         let parent = self.root.parent(path)?;
-        unlink(&parent.dir, parent.name)?;
+        let id = self.staging.next_id();
+        match self.staging.take(&id, &parent.dir, parent.name) {
+            Err(FsError::NotFound) => return Ok(Attempt::Again),
+            taken => taken?,
+        }
+        let is_name = matches!(self.staging.displaced(&id)?, Displaced::Other(kind) if kind != EntryKind::Directory);
+        if !is_name {
+            // If the name is taken by now, the file stays staged and is not lost; the next start says so.
+            rename_back(self.staging.dir(), &id, &parent.dir, parent.name)?;
+            return Ok(Attempt::Again);
+        }
         rustix::fs::fsync(&parent.dir).map_err(FsError::from)?;
         self.count_flush();
-        Ok(())
+        self.staging.clear(&id);
+        Ok(Attempt::Done(()))
     }
 
     fn swap_out(
@@ -70,48 +89,54 @@ impl Edits {
     ) -> Result<Attempt<Option<u64>>, EditError> {
         let parent = self.root.parent(path)?;
         let id = self.staging.next_id();
-        self.staging.write_intent(
-            &id,
-            &Intent {
-                path: path.as_str().to_owned(),
-                source: author.source,
-                actor: author.actor.clone(),
-                generation: author.generation,
-                hash: None,
-            },
-        )?;
-        match self.staging.take(&id, &parent.dir, parent.name) {
-            Ok(()) => {}
-            Err(error) => {
-                self.staging.clear(&id);
-                self.commit(pending)?;
-                return if matches!(error, FsError::NotFound) { Ok(Attempt::Again) } else { Err(error.into()) };
-            }
+        let intent = Intent {
+            path: path.as_str().to_owned(),
+            source: author.source,
+            actor: author.actor.clone(),
+            generation: author.generation,
+            hash: None,
+            after_seq: self.journal.head_seq(),
+        };
+        self.staging.write_intent(&id, &intent)?;
+        if let Err(error) = self.staging.take(&id, &parent.dir, parent.name) {
+            self.staging.clear(&id);
+            self.commit(pending)?;
+            return if matches!(error, FsError::NotFound) { Ok(Attempt::Again) } else { Err(error.into()) };
         }
+        let flushed = rustix::fs::fsync(&parent.dir);
+        self.count_flush();
+        // Puts the file back; where the agent has made a new one meanwhile, the old one becomes history instead.
+        let put_back = |pending: &mut Pending| -> Result<(), EditError> {
+            match rename_back(self.staging.dir(), &id, &parent.dir, parent.name) {
+                Err(FsError::Exists) => Ok(self.staged_is_the_agents(&id, path, current, pending)?),
+                done => Ok(done?),
+            }
+        };
         let mut previous: Option<ContentHash> = current.hash();
         match self.displaced(&id, path, current, precondition, &mut pending) {
             Ok(Some(slipped_in)) => previous = slipped_in,
             Ok(None) => {}
             Err(Slipped) => {
-                rename_back(self.staging.dir(), &id, &parent.dir, parent.name)?;
-                self.staging.clear(&id);
+                put_back(&mut pending)?;
                 self.commit(pending)?;
+                self.staging.clear(&id);
                 return Ok(Attempt::Again);
             }
         }
         pending.deleted(path, author, previous);
-        let recorded = rustix::fs::fsync(&parent.dir).map_err(|errno| EditError::Fs(errno.into())).and_then(|()| {
-            self.count_flush();
-            Ok(self.commit(pending)?)
-        });
+        let recorded = flushed.map_err(|errno| EditError::Fs(errno.into())).and_then(|()| Ok(self.commit(pending)?));
         match recorded {
             Ok(changes) => {
                 self.staging.clear(&id);
                 Ok(Attempt::Done(changes.last().map(|change| change.seq)))
             }
             Err(error) => {
-                rename_back(self.staging.dir(), &id, &parent.dir, parent.name)?;
-                self.staging.clear(&id);
+                // What cannot be recorded now stays staged, for the next start.
+                let mut found = Pending::default();
+                put_back(&mut found)?;
+                if found.is_empty() || self.commit(found).is_ok() {
+                    self.staging.clear(&id);
+                }
                 Err(error)
             }
         }

@@ -43,10 +43,13 @@ impl Edits {
         let known = self.index.version(path.as_str());
         let found = match self.root.stat(path) {
             Ok(found) => found,
-            Err(error) => {
+            // Behind a link now: not a file of the tree any more.
+            Err(FsError::Escape) => {
                 self.note_gone(path, known, pending);
-                return Err(error);
+                return Err(FsError::Escape);
             }
+            // Out of file descriptors, an I/O error …: says nothing about the file.
+            Err(error) => return Err(error),
         };
         let Some(stat) = found else {
             self.note_gone(path, known, pending);

@@ -11,16 +11,17 @@ mod locks;
 mod put;
 mod recover;
 mod staging;
+mod swap;
 
 use std::collections::HashSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use sha2::{Digest, Sha256};
 use winston_wire::{Base, ContentHash, Source};
 
 use crate::fs::{Class, EntryKind, FsError, Layout, Root, TenantPath};
-use crate::index::Index;
+use crate::index::{Index, Version};
 use crate::journal::{Journal, JournalError};
 
 use locks::PathLocks;
@@ -103,6 +104,18 @@ pub(crate) struct Edits {
     locks: PathLocks,
     max_file_bytes: u64,
     data_flushes: AtomicU64,
+    /// What an earlier process left half done has been settled.
+    is_settled: AtomicBool,
+    settling: Mutex<()>,
+}
+
+/// What [`Edits::absorb`] could not finish with.
+#[derive(Debug, Default)]
+pub(crate) struct Unfinished {
+    /// Changed while they were read: worth another look soon.
+    pub(crate) unstable: Vec<TenantPath>,
+    /// Could not be looked at: worth another look when the reason may have gone.
+    pub(crate) failed: Vec<TenantPath>,
 }
 
 impl Edits {
@@ -113,19 +126,25 @@ impl Edits {
         max_file_bytes: u64,
         segment_bytes: u64,
     ) -> Result<Self, EditError> {
-        let internal = root.internal_dir(".winston")?;
-        // The index is brought up to date while the journal is read, but needs the journal's epoch first.
-        let mut newer = Vec::new();
-        let journal = Journal::open(&root, segment_bytes, &mut |record| newer.push(record.change.clone()))?;
-        let index = Index::load(&internal, journal.epoch());
-        for change in &newer {
-            index.replay(change);
-        }
+        let opening = Journal::identify(&root)?;
+        let index = Index::load(&root.internal_dir(".winston")?, opening.epoch());
+        let journal = opening.open(segment_bytes, &mut |record| index.replay(&record.change))?;
         let staging = Staging::open(&root)?;
-        let locks = PathLocks::new();
-        let data_flushes = AtomicU64::new(0);
-        let edits = Self { root, layout, index, journal, staging, locks, max_file_bytes, data_flushes };
-        edits.recover()?;
+        let edits = Self {
+            root,
+            layout,
+            index,
+            journal,
+            staging,
+            locks: PathLocks::new(),
+            max_file_bytes,
+            data_flushes: AtomicU64::new(0),
+            is_settled: AtomicBool::new(false),
+            settling: Mutex::new(()),
+        };
+        if let Err(error) = edits.settled() {
+            tracing::error!(%error, "interrupted writes cannot be settled yet; edits wait for it");
+        }
         Ok(edits)
     }
 
@@ -163,27 +182,38 @@ impl Edits {
         self.data_flushes.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Compares paths with the index and records what the agent did. Returns the paths that were changing while they were read; look
-    /// at them again soon. Blocking.
-    pub(crate) fn absorb(&self, paths: &[TenantPath]) -> Result<Vec<TenantPath>, JournalError> {
+    /// Compares paths with the index and records what the agent did. Blocking.
+    pub(crate) fn absorb(&self, paths: &[TenantPath]) -> Result<Unfinished, JournalError> {
+        self.settled()?;
         let _locks = self.locks.lock(paths.iter().map(TenantPath::as_str));
         let mut pending = commit::Pending::default();
-        let mut unstable = Vec::new();
+        let mut unfinished = Unfinished::default();
         for path in paths {
             if self.layout.class(path) != Class::Tracked {
                 continue;
             }
             match self.examine(path, &mut pending) {
-                Ok(current) if current.unstable => unstable.push(path.clone()),
+                Ok(current) if current.unstable => unfinished.unstable.push(path.clone()),
                 Ok(_) => {}
-                Err(error) => tracing::warn!(path = %path, %error, "could not look at a changed file"),
+                // Something else than a file has no history; that a file is gone has been noted.
+                Err(error) if error.is_about_the_path() => {}
+                Err(error) => {
+                    tracing::warn!(path = %path, %error, "could not look at a changed file; trying again");
+                    unfinished.failed.push(path.clone());
+                }
             }
             if pending.is_large() {
                 self.commit(std::mem::take(&mut pending))?;
             }
         }
         self.commit(pending)?;
-        Ok(unstable)
+        Ok(unfinished)
+    }
+
+    /// Last recorded version of a path, once no edit of it is under way. Blocking.
+    pub(crate) fn recorded(&self, path: &TenantPath) -> Option<Version> {
+        let _lock = self.locks.lock(std::iter::once(path.as_str()));
+        self.index.version(path.as_str())
     }
 
     /// Indexed files that a listing of `directory` and everything below it did not show.
@@ -195,9 +225,10 @@ impl Edits {
     /// Writes the index to disk. Blocking.
     pub(crate) fn save_index(&self) -> Result<(), JournalError> {
         let _locks = self.locks.lock_all();
-        let head = *self.journal.head().borrow();
+        let head = self.journal.head_seq();
         let internal = self.root.internal_dir(".winston")?;
-        Ok(self.index.save(&internal, self.journal.epoch(), head)?)
+        self.index.save(&internal, self.journal.epoch(), head)?;
+        Ok(())
     }
 
     /// Refuses paths that callers may not touch.
@@ -236,6 +267,14 @@ impl Precondition {
                 }
             }
             Self::None | Self::Match(_) | Self::Present | Self::Absent => Ok(()),
+        }
+    }
+
+    /// Checks a name that is not a file and has no version.
+    fn check_no_file(self) -> Result<(), EditError> {
+        match self {
+            Self::Push(_) => Err(EditError::Conflict { local: None }),
+            _ => Err(EditError::PreconditionFailed { current: None }),
         }
     }
 

@@ -1,13 +1,15 @@
 //! Replacing or creating a file.
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 
 use winston_wire::ContentHash;
 
-use super::commit::{NewVersion, Pending, agent, now_ns};
-use super::examine::{Current, Seen};
+use super::commit::{NewVersion, Pending, now_ns};
+use super::examine::Current;
 use super::intent::Intent;
-use super::staging::{Displaced, Ownership};
+use super::staging::Ownership;
+use super::swap::{Attempt, Slipped, Undone};
 use super::{ATTEMPTS, Author, EditError, Edits, Precondition, Written, hash_of};
 use crate::fs::{FsError, Stat, TenantPath};
 use crate::index::Version;
@@ -17,19 +19,20 @@ const NEW_FILE_MODE: u32 = 0o644;
 const NEW_CONFIG_MODE: u32 = 0o600;
 
 /// One write, the same through all attempts.
-pub(super) struct Put<'a> {
-    pub(super) path: &'a TenantPath,
-    pub(super) content: &'a [u8],
-    pub(super) hash: ContentHash,
-    pub(super) author: &'a Author,
-    pub(super) precondition: Precondition,
+struct Put<'a> {
+    path: &'a TenantPath,
+    content: &'a [u8],
+    hash: ContentHash,
+    author: &'a Author,
+    precondition: Precondition,
 }
 
-/// How a swap attempt ended.
-pub(super) enum Attempt<T> {
-    Done(T),
-    /// The agent changed the path meanwhile; nothing of ours is there. Look again.
-    Again,
+/// The staged file, open: after the swap its stat is the new version's.
+struct Staged {
+    id: String,
+    file: File,
+    /// As it was before the swap; the agent can write to it afterwards.
+    stat: Stat,
 }
 
 impl Edits {
@@ -42,6 +45,7 @@ impl Edits {
         precondition: Precondition,
     ) -> Result<Written, EditError> {
         self.permit(path)?;
+        self.settled()?;
         if content.len() as u64 > self.max_file_bytes {
             return Err(EditError::TooLarge { limit: self.max_file_bytes });
         }
@@ -83,64 +87,57 @@ impl Edits {
 
     fn swap_in(&self, put: &Put<'_>, current: &Current, mut pending: Pending) -> Result<Attempt<Written>, EditError> {
         let parent = self.root.parent_created(put.path)?;
-        let id = self.staging.next_id();
-        let staged = self.stage(&id, put, current);
-        let staged = staged.inspect_err(|_| self.staging.clear(&id))?;
-
+        let staged = self.stage(put, current)?;
+        let id = &staged.id;
         let swapped = match &current.file {
-            Some(_) => self.staging.exchange(&id, &parent.dir, parent.name),
-            None => self.staging.place(&id, &parent.dir, parent.name),
+            Some(_) => self.staging.exchange(id, &parent.dir, parent.name),
+            None => self.staging.place(id, &parent.dir, parent.name),
         };
-        match swapped {
-            Ok(()) => {}
-            Err(FsError::Exists | FsError::NotFound) => {
-                self.staging.clear(&id);
-                self.commit(pending)?;
-                return Ok(Attempt::Again);
-            }
-            Err(error) => {
-                self.staging.clear(&id);
-                return Err(error.into());
-            }
+        if let Err(error) = swapped {
+            self.staging.clear(id);
+            self.commit(pending)?;
+            return match error {
+                FsError::Exists | FsError::NotFound => Ok(Attempt::Again),
+                error => Err(error.into()),
+            };
         }
-
-        let undo = || match &current.file {
-            Some(_) => self.staging.exchange(&id, &parent.dir, parent.name),
-            None => self.staging.take(&id, &parent.dir, parent.name),
-        };
+        let flushed = rustix::fs::fsync(&parent.dir);
+        self.count_flush();
         let mut previous = current.hash();
         if current.file.is_some() {
-            match self.displaced(&id, put.path, current, put.precondition, &mut pending) {
+            // As late as possible: whatever the agent still writes to the displaced file until now is in this look.
+            match self.displaced(id, put.path, current, put.precondition, &mut pending) {
                 Ok(Some(slipped_in)) => previous = slipped_in,
                 Ok(None) => {}
                 Err(Slipped) => {
-                    undo()?;
-                    self.staging.clear(&id);
+                    self.undo_put(put.path, &parent.dir, parent.name, &staged, current, &mut pending)?;
                     self.commit(pending)?;
+                    self.staging.clear(id);
                     return Ok(Attempt::Again);
                 }
             }
         }
-
-        let recorded = rustix::fs::fsync(&parent.dir).map_err(|errno| EditError::Fs(errno.into())).and_then(|()| {
-            self.count_flush();
-            self.record_put(put, &staged, current, previous, pending)
-        });
+        let recorded = flushed
+            .map_err(|errno| EditError::Fs(errno.into()))
+            .and_then(|()| self.record_put(put, &staged.file, current, previous, pending));
         match recorded {
             Ok(written) => {
-                self.staging.clear(&id);
+                self.staging.clear(id);
                 Ok(Attempt::Done(written))
             }
             Err(error) => {
-                // Not recorded means not done: the old version returns.
-                undo()?;
-                self.staging.clear(&id);
+                // Not recorded means not done: the old version returns. What cannot be recorded now stays staged, for the next start.
+                let mut found = Pending::default();
+                self.undo_put(put.path, &parent.dir, parent.name, &staged, current, &mut found)?;
+                if found.is_empty() || self.commit(found).is_ok() {
+                    self.staging.clear(id);
+                }
                 Err(error)
             }
         }
     }
 
-    fn stage(&self, id: &str, put: &Put<'_>, current: &Current) -> Result<File, FsError> {
+    fn stage(&self, put: &Put<'_>, current: &Current) -> Result<Staged, FsError> {
         let ownership = match &current.file {
             Some(file) => Ownership { mode: file.stat.mode, owner: Some((file.stat.uid, file.stat.gid)) },
             None => {
@@ -149,60 +146,52 @@ impl Edits {
                 Ownership { mode, owner: self.root.owner() }
             }
         };
-        let staged = self.staging.create(id, put.content, &ownership)?;
-        self.count_flush();
-        self.staging.write_intent(
-            id,
-            &Intent {
-                path: put.path.as_str().to_owned(),
-                source: put.author.source,
-                actor: put.author.actor.clone(),
-                generation: put.author.generation,
-                hash: Some(put.hash),
-            },
-        )?;
-        Ok(staged)
+        let id = self.staging.next_id();
+        let staged = || -> Result<(File, Stat), FsError> {
+            let file = self.staging.create(&id, put.content, &ownership)?;
+            self.count_flush();
+            self.staging.write_intent(
+                &id,
+                &Intent {
+                    path: put.path.as_str().to_owned(),
+                    source: put.author.source,
+                    actor: put.author.actor.clone(),
+                    generation: put.author.generation,
+                    hash: Some(put.hash),
+                    after_seq: self.journal.head_seq(),
+                },
+            )?;
+            let stat = Stat::of(&file)?;
+            Ok((file, stat))
+        };
+        match staged() {
+            Ok((file, stat)) => Ok(Staged { id, file, stat }),
+            Err(error) => {
+                self.staging.clear(&id);
+                Err(error)
+            }
+        }
     }
 
-    /// Looks at what the swap took out. If the agent slipped a version in after we had looked, that version is recorded; its hash is returned. Under a
-    /// precondition, or when it is not a file, the swap has to be undone instead.
-    pub(super) fn displaced(
+    /// Takes a swap back. If the agent has written since, its version stays in place and what was displaced goes to `pending`.
+    fn undo_put(
         &self,
-        id: &str,
         path: &TenantPath,
+        parent: &OwnedFd,
+        name: &str,
+        staged: &Staged,
         current: &Current,
-        precondition: Precondition,
         pending: &mut Pending,
-    ) -> Result<Option<Option<ContentHash>>, Slipped> {
-        let Ok(Displaced::File(opened)) = self.staging.displaced(id) else { return Err(Slipped) };
-        let Ok(seen) = Seen::read(opened, self.max_file_bytes) else { return Err(Slipped) };
-        let expected = match (&current.file, seen.hash) {
-            (Some(file), Some(hash)) => file.hash == Some(hash),
-            // Over the size limit there is no hash; inode, size and modification time survive the rename.
-            (Some(file), None) => {
-                (file.stat.ino, file.stat.size, file.stat.mtime_ns)
-                    == (seen.stat.ino, seen.stat.size, seen.stat.mtime_ns)
-            }
-            (None, _) => false,
+    ) -> Result<(), EditError> {
+        let undone = match current.file {
+            Some(_) => self.undo_exchange(&staged.id, parent, name, &staged.stat)?,
+            None => self.undo_place(&staged.id, parent, name, &staged.stat)?,
         };
-        if expected {
-            return Ok(None);
+        match undone {
+            Undone::Clean => {}
+            Undone::NewerInPlace => self.staged_is_the_agents(&staged.id, path, current, pending)?,
         }
-        if precondition.is_strict() {
-            return Err(Slipped);
-        }
-        pending.version(
-            path,
-            &agent(),
-            NewVersion {
-                hash: seen.hash,
-                previous: current.hash(),
-                size: seen.stat.size,
-                created: false,
-                content: seen.content,
-            },
-        );
-        Ok(Some(seen.hash))
+        Ok(())
     }
 
     fn record_put(
@@ -224,6 +213,3 @@ impl Edits {
         Ok(Written { hash: put.hash, size, created, seq: changes.last().map(|change| change.seq) })
     }
 }
-
-/// The agent slipped a version in that must not be replaced.
-pub(super) struct Slipped;

@@ -1,42 +1,72 @@
 //! After a crash: settling writes that had an intent but no record.
 
+use std::collections::HashSet;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
 use super::commit::{NewVersion, Pending, agent, now_ns};
 use super::examine::Seen;
 use super::intent::{self, Intent};
 use super::staging::Displaced;
 use super::{Author, EditError, Edits};
-use crate::fs::{Class, FsError, Stat, TenantPath};
+use crate::fs::{Class, FsError, Stat, TenantPath, rename_back};
 use crate::index::Version;
+use crate::journal::JournalError;
 
 impl Edits {
-    /// Records what happened without a record, under its author's name, and empties the staging directory.
-    pub(super) fn recover(&self) -> Result<(), EditError> {
-        let names = self.staging.names()?;
-        for name in &names {
-            let Some((id, intent)) = intent::read(self.staging.dir(), name) else { continue };
-            let Ok(path) = TenantPath::parse(&intent.path) else { continue };
-            tracing::info!(path = %path, source = intent.source.as_str(), "settling a write that a crash interrupted");
-            self.settle(id, &intent, &path)?;
+    /// Before any edit: settles what an earlier process left half done. On a full volume that may have to wait, and edits with it.
+    pub(super) fn settled(&self) -> Result<(), JournalError> {
+        if self.is_settled.load(Ordering::Acquire) {
+            return Ok(());
         }
-        self.staging.empty()?;
+        // Whoever comes first does it, the others wait; nobody edits meanwhile.
+        let _turn = self.settling.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_settled.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        self.recover()?;
+        self.is_settled.store(true, Ordering::Release);
         Ok(())
     }
 
-    /// Three things may be found. The staged file still has the new content: nothing had happened. The new content is in
-    /// place: it is recorded now, after a displaced version that nobody has recorded. Something else is in place: the agent has been there since; the scan
-    /// will find it, and only the displaced version is looked at here.
+    /// Records what happened without a record, under its author's name, and empties the staging directory.
+    fn recover(&self) -> Result<(), JournalError> {
+        self.staging.settle_kept()?;
+        let mut unsettled = HashSet::new();
+        for name in self.staging.names()? {
+            let Some((id, intent)) = intent::read(self.staging.dir(), &name) else { continue };
+            let Ok(path) = TenantPath::parse(&intent.path) else { continue };
+            tracing::info!(path = %path, source = intent.source.as_str(), "settling a write that a crash interrupted");
+            match self.settle(id, &intent, &path) {
+                Ok(()) => {}
+                // The journal cannot be written now; later.
+                Err(EditError::Journal(error)) => return Err(error),
+                Err(error) => {
+                    // One broken file must not keep everything else down.
+                    tracing::error!(path = %path, id, %error, "could not settle an interrupted write; it stays in .winston/staging");
+                    unsettled.insert(id.to_owned());
+                }
+            }
+        }
+        self.staging.empty(&unsettled)?;
+        Ok(())
+    }
+
+    /// Three things may be found. The staged file still has the new content: nothing had happened. The new content is in place: it is
+    /// recorded now, after a displaced version that nobody has recorded. Something else is in place: the agent has been there since;
+    /// the scan will find it, and only the displaced version is looked at here.
     fn settle(&self, id: &str, intent: &Intent, path: &TenantPath) -> Result<(), EditError> {
-        let displaced = match self.staging.displaced(id) {
-            Ok(Displaced::File(opened)) => Some(Seen::read(opened, self.max_file_bytes)?),
-            Ok(Displaced::Other) | Err(FsError::NotFound) => None,
-            Err(error) => return Err(error.into()),
-        };
-        let staged_hash = displaced.as_ref().and_then(|seen| seen.hash);
-        if intent.hash.is_some() && staged_hash == intent.hash {
+        let newest = self.journal.ledger().newest_of(path.as_str(), intent.after_seq);
+        if newest.is_some_and(|change| change.hash == intent.hash && change.source == intent.source) {
             return Ok(());
         }
-        let newest = self.journal.ledger().newest_of(path.as_str());
-        if newest.is_some_and(|change| change.hash == intent.hash && change.source == intent.source) {
+        let displaced = match self.staging.displaced(id) {
+            Ok(Displaced::File(opened)) => Some(Seen::read(opened, self.max_file_bytes)?),
+            Ok(Displaced::Other(_)) => return self.return_name(id, path),
+            Err(FsError::NotFound) => None,
+            Err(error) => return Err(error.into()),
+        };
+        if intent.hash.is_some() && displaced.as_ref().and_then(|seen| seen.hash) == intent.hash {
             return Ok(());
         }
         let known = self.index.version(path.as_str());
@@ -63,19 +93,17 @@ impl Edits {
                 content: seen.content,
             };
             pending.version(path, &agent(), version);
+            // Under a tuple that matches nothing: what is in place has to be compared with this version.
+            let unseen = Stat { ino: 0, ..seen.stat };
+            pending.seen(path, Version { hash: previous, source: agent().source }, unseen, now_ns());
         }
         let author = Author { source: intent.source, actor: intent.actor.clone(), generation: intent.generation };
         match (swapped, place) {
             (true, Some(seen)) => {
                 let version = Version { hash: seen.hash, source: intent.source };
-                let stat: Stat = seen.stat;
-                let created = previous.is_none();
-                let content = seen.content;
-                pending.version(
-                    path,
-                    &author,
-                    NewVersion { hash: seen.hash, previous, size: stat.size, created, content },
-                );
+                let (stat, created, content) = (seen.stat, previous.is_none(), seen.content);
+                let size = stat.size;
+                pending.version(path, &author, NewVersion { hash: seen.hash, previous, size, created, content });
                 pending.seen(path, version, stat, now_ns());
             }
             (true, None) => pending.deleted(path, &author, previous),
@@ -83,6 +111,15 @@ impl Edits {
         }
         self.commit(pending)?;
         Ok(())
+    }
+
+    /// The swap took out something that is not a file: it goes back where it was.
+    fn return_name(&self, id: &str, path: &TenantPath) -> Result<(), EditError> {
+        let parent = self.root.parent(path)?;
+        match self.staging.exchange(id, &parent.dir, parent.name) {
+            Err(FsError::NotFound) => Ok(rename_back(self.staging.dir(), id, &parent.dir, parent.name)?),
+            done => Ok(done?),
+        }
     }
 
     fn in_place(&self, path: &TenantPath) -> Result<Option<Seen>, EditError> {

@@ -2,6 +2,7 @@
 //!
 //! It is on the same file system as the tenant's files (a rename cannot leave one) and the agent cannot reach into it.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,12 +12,17 @@ use rustix::fs::{AtFlags, Gid, Mode, OFlags, RenameFlags, Uid};
 use rustix::io::Errno;
 
 use super::intent::{self, Intent};
-use crate::fs::{EntryKind, FsError, Opened, Root, Stat, rename, stat_at};
+use crate::fs::{EntryKind, FsError, Opened, Root, Stat, rename, stat_at, unlink};
 
 pub(super) struct Staging {
     dir: OwnedFd,
+    /// Differs from start to start: what an earlier one could not settle keeps its name.
+    start: u32,
     counter: AtomicU64,
 }
+
+/// Ending of the second name that keeps an old version while it is replaced.
+const KEPT: &str = ".kept";
 
 /// Owner and permission bits of a new file.
 pub(super) struct Ownership {
@@ -27,21 +33,22 @@ pub(super) struct Ownership {
 /// What a swap took out of the tree.
 pub(super) enum Displaced {
     File(Opened),
-    Other,
+    Other(EntryKind),
 }
 
 impl Staging {
     pub(super) fn open(root: &Root) -> Result<Self, FsError> {
-        Ok(Self { dir: root.internal_dir(".winston/staging")?, counter: AtomicU64::new(0) })
+        let start = getrandom::u32().unwrap_or_else(|_| std::process::id());
+        Ok(Self { dir: root.internal_dir(".winston/staging")?, start, counter: AtomicU64::new(0) })
     }
 
     pub(super) fn dir(&self) -> &OwnedFd {
         &self.dir
     }
 
-    /// A name for one operation. Names need not survive a restart: recovery empties the directory.
+    /// A name for one operation.
     pub(super) fn next_id(&self) -> String {
-        format!("{:016x}", self.counter.fetch_add(1, Ordering::Relaxed))
+        format!("{:08x}{:08x}", self.start, self.counter.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Writes a new content and flushes it. The file stays open: after the swap its stat is the new version's.
@@ -71,7 +78,7 @@ impl Staging {
         match rename(&self.dir, id, parent, name, RenameFlags::EXCHANGE) {
             // The file system cannot exchange (NFS, some FUSE). A second name keeps the old version while the new one takes its place.
             Err(FsError::Io(error)) if is_unsupported(&error) => {
-                let kept = format!("{id}.kept");
+                let kept = format!("{id}{KEPT}");
                 rustix::fs::linkat(parent, name, &self.dir, &kept, AtFlags::empty())?;
                 rename(&self.dir, id, parent, name, RenameFlags::empty())?;
                 rename(&self.dir, &kept, &self.dir, id, RenameFlags::empty())
@@ -106,7 +113,7 @@ impl Staging {
                 let stat = Stat::of(&file)?;
                 Ok(Displaced::File(Opened { file, stat }))
             }
-            Some(_) => Ok(Displaced::Other),
+            Some(stat) => Ok(Displaced::Other(stat.kind)),
             None => Err(FsError::NotFound),
         }
     }
@@ -130,9 +137,32 @@ impl Staging {
         Ok(names)
     }
 
-    /// Removes everything that is staged. A directory that a race displaced here is left for a person.
-    pub(super) fn empty(&self) -> Result<(), FsError> {
+    /// Whether the staged name still is the file that `stat` describes.
+    pub(super) fn holds(&self, id: &str, stat: &Stat) -> bool {
+        let same = |found: Stat| (found.ino, found.size, found.mtime_ns) == (stat.ino, stat.size, stat.mtime_ns);
+        matches!(stat_at(&self.dir, id), Ok(Some(found)) if same(found))
+    }
+
+    /// Finishes what [`Staging::exchange`] may have left half done without `RENAME_EXCHANGE`: a second name of the old version either
+    /// becomes the displaced file or is one name too many.
+    pub(super) fn settle_kept(&self) -> Result<(), FsError> {
         for name in self.names()? {
+            let Some(id) = name.strip_suffix(KEPT) else { continue };
+            match stat_at(&self.dir, id)? {
+                None => rename(&self.dir, &name, &self.dir, id, RenameFlags::NOREPLACE)?,
+                Some(_) => unlink(&self.dir, &name)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes everything that is staged, but what belongs to the operations in `unsettled`.
+    pub(super) fn empty(&self, unsettled: &HashSet<String>) -> Result<(), FsError> {
+        for name in self.names()? {
+            let id = name.split('.').next().unwrap_or(&name);
+            if unsettled.contains(id) {
+                continue;
+            }
             if let Err(errno) = rustix::fs::unlinkat(&self.dir, &name, AtFlags::empty()) {
                 tracing::warn!(%errno, name, "could not clear a staged file");
             }

@@ -311,26 +311,28 @@ impl Root {
         let mut reached = String::with_capacity(parent.len());
         for component in parent.split('/') {
             let dir = self.resolve(&reached, OFlags::RDONLY | OFlags::DIRECTORY)?;
+            if !reached.is_empty() {
+                reached.push('/');
+            }
+            reached.push_str(component);
             match rustix::fs::mkdirat(&dir, component, Mode::from_raw_mode(0o755)) {
                 Ok(()) => {
-                    self.own(&dir, component)?;
+                    self.own(&reached)?;
                     rustix::fs::fsync(&dir)?;
                 }
                 Err(Errno::EXIST) => {}
                 Err(errno) => return Err(errno.into()),
             }
-            if !reached.is_empty() {
-                reached.push('/');
-            }
-            reached.push_str(component);
         }
         self.parent(path)
     }
 
-    fn own(&self, dir: &OwnedFd, name: &str) -> Result<(), FsError> {
+    /// Gives a directory that we have just made to the tenant's user. By handle: the name could mean something else by now.
+    fn own(&self, path: &str) -> Result<(), FsError> {
         if let Some((uid, gid)) = self.owner {
+            let dir = self.resolve(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
             let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
-            rustix::fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+            rustix::fs::fchown(dir, Some(uid), Some(gid))?;
         }
         Ok(())
     }

@@ -1,8 +1,10 @@
 //! Bodies, both ways.
 
 use std::fs::File;
+use std::future::Future;
 use std::io::Read;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -11,22 +13,34 @@ use http::{HeaderMap, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
 
+use super::BODY_BUDGET_KIB;
 use super::error::ApiError;
 
 /// Longest time that a request body may take.
 const BODY_TIME: Duration = Duration::from_secs(60);
 
+/// Longest wait for memory for a request body.
+const BUDGET_TIME: Duration = Duration::from_secs(10);
+
 /// Piece of a file in one frame.
-const CHUNK: usize = 64 * 1024;
+const CHUNK: u64 = 64 * 1024;
 
 /// Body of an answer.
 pub(super) enum Body {
     /// In memory.
     Full(Option<Bytes>),
     /// A file that is read while it is sent.
-    File { chunks: mpsc::Receiver<std::io::Result<Bytes>>, left: u64 },
+    File(FileBody),
+}
+
+/// The rest of a file. A piece is read when the connection can take it, so a slow client holds no thread.
+pub(super) struct FileBody {
+    file: Arc<File>,
+    reading: Option<JoinHandle<std::io::Result<Bytes>>>,
+    left: u64,
 }
 
 impl Body {
@@ -38,32 +52,34 @@ impl Body {
         Self::Full(None)
     }
 
-    /// Sends the first `size` bytes of a file. A file that turns out shorter ends the connection: the promised length cannot be kept.
+    /// Sends the next `size` bytes of a file. A file that turns out shorter ends the connection: the promised length cannot be kept.
     pub(super) fn file(file: File, size: u64) -> Self {
-        let (sender, chunks) = mpsc::channel(2);
-        tokio::task::spawn_blocking(move || {
-            let mut file = file.take(size);
-            let mut sent = 0;
-            while sent < size {
-                let mut chunk = vec![0; CHUNK];
-                let piece = match file.read(&mut chunk) {
-                    Ok(0) => Err(std::io::ErrorKind::UnexpectedEof.into()),
-                    Ok(read) => {
-                        chunk.truncate(read);
-                        sent += read as u64;
-                        Ok(chunk.into())
-                    }
-                    Err(error) => Err(error),
-                };
-                let failed = piece.is_err();
-                // A receiver that is gone is a client that is gone.
-                if sender.blocking_send(piece).is_err() || failed {
-                    return;
-                }
-            }
-        });
-        Self::File { chunks, left: size }
+        Self::File(FileBody { file: Arc::new(file), reading: None, left: size })
     }
+}
+
+impl FileBody {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<std::io::Result<Bytes>>> {
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        let (file, wanted) = (Arc::clone(&self.file), self.left.min(CHUNK));
+        let reading =
+            self.reading.get_or_insert_with(|| tokio::task::spawn_blocking(move || read_piece(&file, wanted)));
+        let piece = std::task::ready!(Pin::new(reading).poll(cx));
+        self.reading = None;
+        let piece = piece.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        if let Ok(bytes) = &piece {
+            self.left = self.left.saturating_sub(bytes.len() as u64);
+        }
+        Poll::Ready(Some(piece))
+    }
+}
+
+fn read_piece(mut file: &File, wanted: u64) -> std::io::Result<Bytes> {
+    let mut piece = Vec::new();
+    file.by_ref().take(wanted).read_to_end(&mut piece)?;
+    if piece.is_empty() { Err(std::io::ErrorKind::UnexpectedEof.into()) } else { Ok(piece.into()) }
 }
 
 impl HttpBody for Body {
@@ -73,60 +89,55 @@ impl HttpBody for Body {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match self.get_mut() {
             Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::File { chunks, left } => chunks.poll_recv(cx).map(|chunk| {
-                chunk.map(|chunk| {
-                    chunk.map(|bytes| {
-                        *left = left.saturating_sub(bytes.len() as u64);
-                        Frame::data(bytes)
-                    })
-                })
-            }),
+            Self::File(file) => file.poll_chunk(cx).map(|piece| piece.map(|piece| piece.map(Frame::data))),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Full(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
-            Self::File { left, .. } => *left == 0,
+            Self::File(file) => file.left == 0,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(match self {
             Self::Full(bytes) => bytes.as_ref().map_or(0, |bytes| bytes.len() as u64),
-            Self::File { left, .. } => *left,
+            Self::File(file) => file.left,
         })
     }
 }
 
 /// A request body in memory, with its share of the budget.
-pub(super) struct ReadBody<'a> {
+pub(super) struct ReadBody {
     pub(super) bytes: Bytes,
-    _share: SemaphorePermit<'a>,
+    _share: OwnedSemaphorePermit,
 }
 
 /// Reads a request body of at most `limit` bytes.
-pub(super) async fn read<'a>(
+pub(super) async fn read(
     body: Incoming,
     headers: &HeaderMap,
     limit: u64,
-    budget: &'a Semaphore,
-) -> Result<ReadBody<'a>, ApiError> {
+    budget: &Arc<Semaphore>,
+) -> Result<ReadBody, ApiError> {
     let announced =
         headers.get(http::header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|length| length > limit) {
         return Err(ApiError::too_large(limit));
     }
-    let kib = announced.unwrap_or(limit).div_ceil(1024).max(1);
-    let timed_out = || ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "the request body took too long");
-    let work = async {
-        let kib = u32::try_from(kib).map_err(|_| ApiError::too_large(limit))?;
-        let share = budget.acquire_many(kib).await.map_err(|_| ApiError::internal("shutting down"))?;
-        match Limited::new(body, usize::try_from(limit).unwrap_or(usize::MAX)).collect().await {
-            Ok(collected) => Ok(ReadBody { bytes: collected.to_bytes(), _share: share }),
-            Err(error) if error.is::<LengthLimitError>() => Err(ApiError::too_large(limit)),
-            Err(_) => Err(ApiError::bad_request("bad_body", "the request body ended early")),
-        }
+    // A body of unknown length is counted as the largest possible one; nobody's share is larger than all there is.
+    let kib = announced.unwrap_or(limit).div_ceil(1024).clamp(1, BODY_BUDGET_KIB as u64) as u32;
+    let share = tokio::time::timeout(BUDGET_TIME, Arc::clone(budget).acquire_many_owned(kib)).await;
+    let Ok(Ok(share)) = share else {
+        let message = "too many large request bodies at once";
+        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message));
     };
-    tokio::time::timeout(BODY_TIME, work).await.unwrap_or_else(|_| Err(timed_out()))
+    let limited = Limited::new(body, usize::try_from(limit).unwrap_or(usize::MAX));
+    match tokio::time::timeout(BODY_TIME, limited.collect()).await {
+        Ok(Ok(collected)) => Ok(ReadBody { bytes: collected.to_bytes(), _share: share }),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::too_large(limit)),
+        Ok(Err(_)) => Err(ApiError::bad_request("bad_body", "the request body ended early")),
+        Err(_) => Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "the request body took too long")),
+    }
 }

@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use tokio::sync::Semaphore;
 
-use crate::edits::{EditError, Edits};
+use crate::edits::Edits;
 use crate::gateway::GatewayHandle;
 use crate::sync::SyncStatus;
 use crate::watch::WatchStatus;
@@ -34,9 +34,9 @@ pub(crate) struct App {
     pub(crate) gateway: GatewayHandle,
     pub(crate) sync: Arc<SyncStatus>,
     /// Mutations that may run at once; each holds a blocking thread.
-    pub(crate) writes: Semaphore,
+    pub(crate) writes: Arc<Semaphore>,
     /// KiB of request bodies that may be in memory at once.
-    pub(crate) body_budget: Semaphore,
+    pub(crate) body_budget: Arc<Semaphore>,
 }
 
 /// Concurrent mutations. Enough for group commit to pay off.
@@ -46,11 +46,11 @@ pub(crate) const CONCURRENT_WRITES: usize = 16;
 pub(crate) const BODY_BUDGET_KIB: usize = 32 * 1024;
 
 /// Runs blocking work away from the event loop.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, EditError> + Send + 'static,
+async fn blocking<T: Send + 'static, E: Into<error::ApiError> + Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T, error::ApiError> {
     match tokio::task::spawn_blocking(work).await {
-        Ok(result) => Ok(result?),
+        Ok(result) => result.map_err(Into::into),
         // The task panicked, or the runtime is going down.
         Err(_) => Err(error::ApiError::internal("the request could not be finished")),
     }

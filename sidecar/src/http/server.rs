@@ -24,6 +24,9 @@ const MAX_CONNECTIONS: usize = 512;
 /// From accepting (or the end of the previous answer) to a complete request head.
 const HEAD_TIME: Duration = Duration::from_secs(10);
 
+/// Longest time, in milliseconds, without the client taking any of its answer.
+const STALLED_MS: u32 = 30_000;
+
 /// Largest request head.
 const HEAD_BYTES: usize = 64 * 1024;
 
@@ -89,6 +92,10 @@ impl Server {
                 // Answers are written whole; waiting for more to fill a packet only delays them.
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%error, "set_nodelay");
+                }
+                // A client that does not read its answer is dropped by the kernel (tcp(7): also when the window is closed).
+                if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(&stream, STALLED_MS) {
+                    tracing::debug!(%error, "TCP_USER_TIMEOUT");
                 }
                 Some((stream, permit))
             }

@@ -65,9 +65,15 @@ impl Ledger {
         self.lock().objects.contains_key(&hash)
     }
 
-    /// The newest change of a path, if it is among the recent ones.
-    pub(crate) fn newest_of(&self, path: &str) -> Option<Change> {
-        self.lock().recent.iter().rev().find(|change| change.path == path).cloned()
+    /// The newest change of a path after `seq`, if it is among the recent ones.
+    pub(crate) fn newest_of(&self, path: &str, seq: u64) -> Option<Change> {
+        let state = self.lock();
+        state.recent.iter().rev().take_while(|change| change.seq > seq).find(|change| change.path == path).cloned()
+    }
+
+    /// Whether the push of a path with this generation is recorded, as far as the recent changes tell.
+    pub(crate) fn has_push(&self, path: &str, generation: u64) -> bool {
+        self.lock().recent.iter().any(|change| change.generation == Some(generation) && change.path == path)
     }
 
     /// Last sequence number that control has committed.

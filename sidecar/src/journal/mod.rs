@@ -18,8 +18,8 @@ mod segment;
 mod writer;
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -66,13 +66,15 @@ impl From<std::io::Error> for JournalError {
 
 /// Shared handle on the journal.
 pub(crate) struct Journal {
-    epoch: Uuid,
+    epoch: Mutex<Uuid>,
     dirs: Arc<Dirs>,
     writer: writer::Writer,
     head: watch::Receiver<u64>,
     ledger: Arc<Ledger>,
     flushes: Arc<AtomicU64>,
     corrupt: u64,
+    /// Held from writing a content in `.winston/objects/` until its record is in the journal, and while contents are removed.
+    objects: Mutex<()>,
 }
 
 /// Open handles on the journal's directories.
@@ -82,17 +84,21 @@ pub(crate) struct Dirs {
     pub(crate) objects: OwnedFd,
 }
 
-impl Journal {
-    /// Opens the journal, creating it on a new volume, cuts a torn tail and reads back what it holds.
-    ///
-    /// `visit` sees every readable record, oldest first.
-    pub(crate) fn open(root: &Root, segment_bytes: u64, visit: &mut dyn FnMut(&Record)) -> Result<Self, JournalError> {
-        let dirs = Arc::new(Dirs {
-            internal: root.internal_dir(".winston")?,
-            changes: root.internal_dir(".winston/changes")?,
-            objects: root.internal_dir(".winston/objects")?,
-        });
-        let epoch = segment::open_epoch(&dirs)?;
+/// A journal whose identity is known and whose records have not been read yet.
+pub(crate) struct Opening {
+    dirs: Arc<Dirs>,
+    epoch: Uuid,
+}
+
+impl Opening {
+    /// Identity of the journal.
+    pub(crate) fn epoch(&self) -> Uuid {
+        self.epoch
+    }
+
+    /// Cuts a torn tail and reads back what the journal holds. `visit` sees every readable record, oldest first.
+    pub(crate) fn open(self, segment_bytes: u64, visit: &mut dyn FnMut(&Record)) -> Result<Journal, JournalError> {
+        let Self { dirs, epoch } = self;
         let acked = segment::read_acked(&dirs, epoch);
         let replayed = replay::replay(&dirs, visit)?;
         // A damaged tail may have been committed by control already; its numbers are not given out twice.
@@ -110,17 +116,42 @@ impl Journal {
             head: head_sender,
             flushes: Arc::clone(&flushes),
         })?;
-        Ok(Self { epoch, dirs, writer, head, ledger, flushes, corrupt: replayed.corrupt })
+        let (epoch, objects) = (Mutex::new(epoch), Mutex::new(()));
+        Ok(Journal { epoch, dirs, writer, head, ledger, flushes, corrupt: replayed.corrupt, objects })
+    }
+}
+
+impl Journal {
+    /// Opens the directories and reads the journal's identity; a new volume gets one.
+    pub(crate) fn identify(root: &Root) -> Result<Opening, JournalError> {
+        let dirs = Arc::new(Dirs {
+            internal: root.internal_dir(".winston")?,
+            changes: root.internal_dir(".winston/changes")?,
+            objects: root.internal_dir(".winston/objects")?,
+        });
+        let epoch = segment::open_epoch(&dirs)?;
+        Ok(Opening { dirs, epoch })
     }
 
     /// Identity of this journal.
     pub(crate) fn epoch(&self) -> Uuid {
-        self.epoch
+        *self.epoch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives the journal a new identity, because control knows numbers of the old one that this volume does not have: it was restored
+    /// from an older copy. Everything that is here is sent again, as another journal. Blocking.
+    pub(crate) fn renew_epoch(&self) -> Result<(), JournalError> {
+        let mut epoch = self.epoch.lock().unwrap_or_else(PoisonError::into_inner);
+        *epoch = segment::new_epoch(&self.dirs)?;
+        self.ledger.acknowledge(0);
+        Ok(())
     }
 
     /// Appends records and waits until they are on disk. Blocking: call it from a blocking thread. Returns the changes with their
     /// sequence numbers, in order.
     pub(crate) fn append(&self, records: Vec<NewRecord>) -> Result<Vec<Change>, JournalError> {
+        let large = records.iter().any(|record| matches!(record.content, Content::Object(_)));
+        let _held = large.then(|| self.objects.lock().unwrap_or_else(PoisonError::into_inner));
         for record in &records {
             if let Content::Object(bytes) = &record.content
                 && let Some(hash) = record.hash
@@ -136,6 +167,11 @@ impl Journal {
         self.head.clone()
     }
 
+    /// Last durable sequence number.
+    pub(crate) fn head_seq(&self) -> u64 {
+        *self.head.borrow()
+    }
+
     /// What is known in memory: recent changes and what control has committed.
     pub(crate) fn ledger(&self) -> &Ledger {
         &self.ledger
@@ -148,7 +184,7 @@ impl Journal {
         max_records: usize,
         max_bytes: usize,
     ) -> Result<Batch, JournalError> {
-        reader::read(&self.dirs, cursor, *self.head.borrow(), max_records, max_bytes)
+        reader::read(&self.dirs, cursor, self.head_seq(), max_records, max_bytes)
     }
 
     /// A content that was too large for its record. Blocking.
@@ -160,12 +196,24 @@ impl Journal {
     ///
     /// `index_saved` is the sequence number up to which the index on disk makes the records dispensable.
     pub(crate) fn acknowledge(&self, seq: u64, index_saved: u64) -> Result<(), JournalError> {
-        let released = self.ledger.acknowledge(seq);
-        segment::write_acked(&self.dirs, self.epoch, seq)?;
-        for hash in released {
-            segment::remove_object(&self.dirs, hash)?;
+        {
+            let _held = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+            for hash in self.ledger.acknowledge(seq) {
+                segment::remove_object(&self.dirs, hash)?;
+            }
         }
-        segment::trim(&self.dirs, seq.min(index_saved))
+        segment::trim(&self.dirs, seq.min(index_saved))?;
+        // Last, and not needed: without it control says after the next start what it has. On a full volume it may fail.
+        if let Err(error) = segment::write_acked(&self.dirs, self.epoch(), seq) {
+            tracing::debug!(%error, "could not write the acknowledgement");
+        }
+        Ok(())
+    }
+
+    /// Without control: keeps the local history window and nothing older. Blocking.
+    pub(crate) fn keep_window(&self, index_saved: u64) -> Result<(), JournalError> {
+        let kept_from = segment::window_start(&self.dirs)?;
+        self.acknowledge(kept_from.saturating_sub(1).min(index_saved), index_saved)
     }
 
     /// Flushes of the journal so far.

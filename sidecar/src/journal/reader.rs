@@ -61,14 +61,8 @@ pub(super) fn read(
         let next_first = firsts.iter().copied().find(|candidate| *candidate > first);
         let mut reader = BufReader::new(segment::open_read(dirs, first)?);
         reader.seek(SeekFrom::Start(offset))?;
-        let end = Scan { head, max_records, max_bytes }.segment(
-            &mut reader,
-            cursor,
-            first,
-            offset,
-            &mut batch,
-            &mut bytes,
-        )?;
+        let scan = Scan { head, max_records, max_bytes, last: next_first.is_none() };
+        let end = scan.segment(&mut reader, cursor, first, offset, &mut batch, &mut bytes)?;
         if !end {
             break;
         }
@@ -95,6 +89,8 @@ fn lose_until(seq: u64, cursor: &mut Cursor, batch: &mut Batch, max_records: usi
 }
 
 struct Scan {
+    /// The segment is the one that is being written.
+    last: bool,
     head: u64,
     max_records: usize,
     max_bytes: usize,
@@ -121,8 +117,10 @@ impl Scan {
             if read == 0 {
                 return Ok(true);
             }
-            // A line without its end is being written right now.
-            let Some(text) = line.strip_suffix(b"\n") else { return Ok(false) };
+            let Some(text) = line.strip_suffix(b"\n") else {
+                // Being written right now, or, in an older segment, cut off by damage.
+                return Ok(!self.last);
+            };
             if let Some(record) = record::decode(text)
                 && record.change.seq >= cursor.next_seq
             {

@@ -53,6 +53,12 @@ pub(super) fn open_append(dirs: &Dirs, first: u64) -> Result<File, JournalError>
     Ok(file)
 }
 
+/// First sequence number of the local history window.
+pub(super) fn window_start(dirs: &Dirs) -> Result<u64, JournalError> {
+    let firsts = list(dirs)?;
+    Ok(firsts.get(firsts.len().saturating_sub(KEPT_SEGMENTS)).copied().unwrap_or(1))
+}
+
 /// Removes segments that hold nothing after `done`, but keeps the newest ones.
 pub(super) fn trim(dirs: &Dirs, done: u64) -> Result<(), JournalError> {
     let firsts = list(dirs)?;
@@ -80,6 +86,11 @@ pub(super) fn open_epoch(dirs: &Dirs) -> Result<Uuid, JournalError> {
         Err(Errno::NOENT) => {}
         Err(errno) => return Err(crate::fs::FsError::from(errno).into()),
     }
+    new_epoch(dirs)
+}
+
+/// Gives the journal a new identity.
+pub(super) fn new_epoch(dirs: &Dirs) -> Result<Uuid, JournalError> {
     let epoch = Uuid::now_v7();
     replace_file(&dirs.internal, "epoch", format!("{epoch}\n").as_bytes())?;
     Ok(epoch)
@@ -115,7 +126,7 @@ pub(super) fn write_acked(dirs: &Dirs, epoch: Uuid, seq: u64) -> Result<(), Jour
 /// Stores a large content, on disk before the call returns.
 pub(super) fn write_object(dirs: &Dirs, hash: ContentHash, bytes: &[u8]) -> Result<(), JournalError> {
     let name = hash.to_string();
-    // A content that is there already was complete before it got its name.
+    // A content that is there already was complete before it got its name. The caller's lock keeps it there.
     if open(&dirs.objects, &name, OFlags::RDONLY).is_ok() {
         return Ok(());
     }
@@ -128,7 +139,8 @@ pub(super) fn read_object(dirs: &Dirs, hash: ContentHash) -> Result<Option<Vec<u
         Ok(mut file) => {
             let mut bytes = Vec::new();
             file.read_to_end(&mut bytes)?;
-            Ok(Some(bytes))
+            // What is not what its name says is as good as missing; control would refuse it.
+            Ok(Some(bytes).filter(|bytes| crate::edits::hash_of(bytes) == hash))
         }
         Err(Errno::NOENT) => Ok(None),
         Err(errno) => Err(crate::fs::FsError::from(errno).into()),

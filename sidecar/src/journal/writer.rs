@@ -69,6 +69,8 @@ struct Thread {
     next_seq: u64,
     head: watch::Sender<u64>,
     flushes: Arc<AtomicU64>,
+    /// What a failed write left could not be cut off, so nothing may follow it until replay has looked.
+    broken: bool,
 }
 
 impl Thread {
@@ -83,6 +85,7 @@ impl Thread {
             next_seq: setup.next_seq,
             head: setup.head,
             flushes: setup.flushes,
+            broken: false,
         })
     }
 
@@ -120,6 +123,9 @@ impl Thread {
 
     /// Writes whole lines and flushes them. On failure the segment is as before.
     fn write(&mut self, lines: &[u8]) -> Result<(), JournalError> {
+        if self.broken {
+            return Err(std::io::Error::other("the journal's end is damaged; restart the sidecar to repair it").into());
+        }
         if self.length >= self.segment_bytes {
             self.segment = segment::open_append(&self.dirs, self.next_seq)?;
             self.length = 0;
@@ -129,10 +135,11 @@ impl Thread {
             self.segment.sync_data()
         });
         if let Err(error) = written {
-            // After a failed flush the kernel may have dropped the pages, so nothing of this batch counts; cutting it off keeps
-            // the next batch from following a torn line. If even that fails, replay skips the damaged line.
+            // After a failed flush the kernel may have dropped the pages, so nothing of this batch counts; it is cut off, because
+            // its numbers are given out again.
             if let Err(error) = self.segment.set_len(self.length) {
                 tracing::error!(%error, "could not cut the journal after a failed write");
+                self.broken = self.segment.metadata().map_or(true, |metadata| metadata.len() != self.length);
             }
             return Err(error.into());
         }

@@ -7,9 +7,9 @@ use winston_wire::{Conflict, Desired, DesiredFile, Source};
 use super::applied::Applied;
 use super::client::{ClientError, ControlClient};
 use crate::edits::{Author, EditError, Edits, Precondition, hash_of};
-use crate::fs::TenantPath;
+use crate::fs::{FsError, TenantPath};
 
-/// Why a round of pushes could not be finished. It starts over later; what was applied stays.
+/// Why a round of pushes could not be finished. It starts over later; what was applied stays and is not applied again.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ApplyError {
     /// Control.
@@ -26,7 +26,7 @@ pub(super) enum ApplyError {
     ShuttingDown,
 }
 
-/// Applies every file of `desired` and returns what to remember.
+/// Applies every file of `desired` and returns what to remember. A file that cannot be applied does not hold up the others.
 pub(super) async fn apply(
     edits: &Arc<Edits>,
     client: &ControlClient,
@@ -41,39 +41,43 @@ pub(super) async fn apply(
     files.sort_by_key(|file| (is_config(file), file.generation));
     for file in files {
         conflicts.retain(|conflict| conflict.path != file.path);
-        if let Some(conflict) = apply_file(edits, client, &file).await? {
-            tracing::warn!(
-                path = file.path,
-                generation = file.generation,
-                "a push met a local edit; both versions are kept"
-            );
-            conflicts.push(conflict);
-        }
+        conflicts.extend(apply_file(edits, client, &file).await?);
     }
     Ok(Applied { generation: desired.generation, conflicts })
 }
 
+/// Applies one file. `Some` when it stays unapplied: a local edit was in the way, or it cannot be applied at all.
 async fn apply_file(
     edits: &Arc<Edits>,
     client: &ControlClient,
     file: &DesiredFile,
 ) -> Result<Option<Conflict>, ApplyError> {
-    let refused = |local_hash| Conflict { path: file.path.clone(), generation: file.generation, local_hash };
-    let Ok(path) = TenantPath::parse(&file.path) else {
-        return Ok(Some(refused(None)));
+    // A round that was interrupted starts over; what was in place by then may have been edited since.
+    if edits.journal().ledger().has_push(&file.path, file.generation) {
+        return Ok(None);
+    }
+    let unapplied = |local_hash, reason: &dyn std::fmt::Display| {
+        tracing::warn!(path = file.path, generation = file.generation, %reason, "a push was not applied; both versions are kept");
+        Ok(Some(Conflict { path: file.path.clone(), generation: file.generation, local_hash }))
+    };
+    let path = match TenantPath::parse(&file.path) {
+        Ok(path) => path,
+        Err(error) => return unapplied(None, &error),
+    };
+    let content = match file.hash {
+        None => None,
+        Some(hash) => match client.get_content(hash).await {
+            Ok(content) if hash_of(&content) == hash => Some(content),
+            Ok(_) => return Err(ApplyError::Damaged { path: file.path.clone() }),
+            // Asking again would bring the same answer.
+            Err(error @ (ClientError::Refused { .. } | ClientError::TooLarge { .. })) => {
+                return unapplied(None, &error);
+            }
+            Err(error) => return Err(error.into()),
+        },
     };
     let author = Author { source: Source::System, actor: file.actor.clone(), generation: Some(file.generation) };
     let precondition = Precondition::Push(file.base);
-    let content = match file.hash {
-        Some(hash) => {
-            let content = client.get_content(hash).await?;
-            if hash_of(&content) != hash {
-                return Err(ApplyError::Damaged { path: file.path.clone() });
-            }
-            Some(content)
-        }
-        None => None,
-    };
     let edits = Arc::clone(edits);
     let work = move || match content {
         Some(content) => edits.put(&path, &content, &author, precondition).map(|_| ()),
@@ -82,16 +86,11 @@ async fn apply_file(
     let outcome = tokio::task::spawn_blocking(work).await.map_err(|_| ApplyError::ShuttingDown)?;
     match outcome {
         Ok(()) => Ok(None),
-        Err(EditError::Conflict { local }) => Ok(Some(refused(local))),
-        // Trying again would give the same answer, and must not hold up other pushes.
-        Err(error @ (EditError::Internal | EditError::Secret | EditError::TooLarge { .. })) => {
-            tracing::error!(path = file.path, %error, "a push was refused");
-            Ok(Some(refused(None)))
+        Err(error @ EditError::Conflict { local }) => unapplied(local, &error),
+        // The volume as a whole: nothing could be applied now.
+        Err(error @ (EditError::Journal(_) | EditError::Fs(FsError::NoSpace | FsError::ReadOnly | FsError::Io(_)))) => {
+            Err(ApplyError::Edit { path: file.path.clone(), error })
         }
-        Err(EditError::Fs(error)) if error.is_about_the_path() => {
-            tracing::error!(path = file.path, %error, "a push was refused");
-            Ok(Some(refused(None)))
-        }
-        Err(error) => Err(ApplyError::Edit { path: file.path.clone(), error }),
+        Err(error) => unapplied(None, &error),
     }
 }

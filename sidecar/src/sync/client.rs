@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, StatusCode, Uri};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -21,6 +21,9 @@ use winston_wire::{ChangeBatch, ChangeBatchAnswer, CheckIn, CheckInAnswer, Conte
 
 const CONNECT_TIME: Duration = Duration::from_secs(10);
 const CALL_TIME: Duration = Duration::from_secs(60);
+
+/// Contents may be as slow as this, beyond [`CALL_TIME`].
+const SLOWEST_BYTES_PER_SECOND: u64 = 16 * 1024;
 
 /// Largest JSON answer.
 const ANSWER_BYTES: usize = 8 * 1024 * 1024;
@@ -40,6 +43,9 @@ pub(crate) enum ClientError {
     /// Control understood and said no.
     #[error("control refused ({status}, {code}): {message}")]
     Refused { status: StatusCode, code: String, message: String },
+    /// The answer is larger than what we take.
+    #[error("control's answer is larger than {limit} bytes")]
+    TooLarge { limit: usize },
     /// Control answered something that we cannot read.
     #[error("control's answer is not understood: {0}")]
     BadAnswer(String),
@@ -100,14 +106,17 @@ impl ControlClient {
     /// `PUT /api/sidecar/contents/<hash>`.
     pub(crate) async fn put_content(&self, hash: ContentHash, content: Bytes) -> Result<(), ClientError> {
         let path = format!("/api/sidecar/contents/{hash}");
-        self.call(Method::PUT, &path, "application/octet-stream", content, CALL_TIME, ANSWER_BYTES).await?;
+        // A slow line is no reason to start over for ever.
+        let time = CALL_TIME + Duration::from_secs(content.len() as u64 / SLOWEST_BYTES_PER_SECOND);
+        self.call(Method::PUT, &path, "application/octet-stream", content, time, ANSWER_BYTES).await?;
         Ok(())
     }
 
     /// `GET /api/sidecar/contents/<hash>`; the bytes are checked against the hash by the caller.
     pub(crate) async fn get_content(&self, hash: ContentHash) -> Result<Bytes, ClientError> {
         let path = format!("/api/sidecar/contents/{hash}");
-        self.call(Method::GET, &path, "application/json", Bytes::new(), CALL_TIME, self.max_content).await
+        let time = CALL_TIME + Duration::from_secs(self.max_content as u64 / SLOWEST_BYTES_PER_SECOND);
+        self.call(Method::GET, &path, "application/json", Bytes::new(), time, self.max_content).await
     }
 
     /// `GET /api/sidecar/desired`, answered by control at once or when there is something newer, after `wait` at the latest.
@@ -144,8 +153,11 @@ impl ControlClient {
             let response = self.http.request(request).await.map_err(|error| ClientError::Unreachable(chain(&error)))?;
             let (parts, body) = response.into_parts();
             let limited = Limited::new(body, limit);
-            let body = limited.collect().await.map_err(|error| ClientError::Unreachable(error.to_string()))?.to_bytes();
-            Ok((parts, body))
+            match limited.collect().await {
+                Ok(body) => Ok((parts, body.to_bytes())),
+                Err(error) if error.is::<LengthLimitError>() => Err(ClientError::TooLarge { limit }),
+                Err(error) => Err(ClientError::Unreachable(error.to_string())),
+            }
         };
         let (parts, body) = tokio::time::timeout(time, exchange)
             .await

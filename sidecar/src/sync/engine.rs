@@ -2,7 +2,8 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, watch};
 use winston_wire::{CheckIn, PROTOCOL_VERSION, Timestamp};
@@ -19,6 +20,9 @@ use crate::journal::Cursor;
 
 /// How long control may hold an answer back while nothing is new.
 const LONG_POLL: Duration = Duration::from_secs(25);
+
+/// Shortest time between two polls that bring nothing.
+const POLL_FLOOR: Duration = Duration::from_secs(1);
 
 /// Pause after an answer that only a person can change.
 const PERMANENT_PAUSE: Duration = Duration::from_secs(60);
@@ -41,6 +45,8 @@ pub(crate) struct Engine {
     applied: Mutex<Applied>,
     /// Last sequence number that control has committed, as it said itself; `None` until it has been asked.
     acked: watch::Sender<Option<u64>>,
+    /// The last poll brought something new.
+    behind: AtomicBool,
 }
 
 impl Engine {
@@ -56,7 +62,8 @@ impl Engine {
         status.set_applied(applied.generation, applied.conflicts.clone());
         let (acked, _) = watch::channel(None);
         let (started_at, applied) = (Timestamp::now(), Mutex::new(applied));
-        Ok(Self { edits, client, gateway, status, internal, started_at, applied, acked })
+        let behind = AtomicBool::new(false);
+        Ok(Self { edits, client, gateway, status, internal, started_at, applied, acked, behind })
     }
 
     /// Runs until it is dropped.
@@ -111,13 +118,13 @@ impl Engine {
 
     async fn check_in(&self) -> Result<Duration, ClientError> {
         let report = self.status.report();
-        let head_seq = *self.edits.journal().head().borrow();
+        let (epoch, head_seq) = (self.edits.journal().epoch(), self.edits.journal().head_seq());
         let answer = self
             .client
             .check_in(&CheckIn {
                 protocol: PROTOCOL_VERSION,
                 version: env!("CARGO_PKG_VERSION").to_owned(),
-                epoch: self.edits.journal().epoch(),
+                epoch,
                 started_at: self.started_at,
                 head_seq,
                 applied_generation: report.applied_generation,
@@ -127,6 +134,9 @@ impl Engine {
             .await?;
         self.status.set_state(SyncState::Connected, None);
         self.status.set_desired(answer.desired_generation);
+        if answer.acked_seq > self.edits.journal().head_seq() {
+            return self.start_new_epoch(answer.acked_seq).await;
+        }
         self.acked.send_if_modified(|acked| {
             // Only the first answer, or one that goes back: in between, the upload loop knows better.
             let news = acked.is_none_or(|acked| answer.acked_seq < acked);
@@ -138,12 +148,40 @@ impl Engine {
         Ok(Duration::from_secs(u64::from(answer.heartbeat_seconds)).clamp(REPORT_PAUSE * 2, HEARTBEAT * 20))
     }
 
+    /// Control has more of this journal than the volume has: the volume was restored from an older copy. Numbers would be given out twice,
+    /// so the journal goes on under a new identity, and everything in it is sent again.
+    async fn start_new_epoch(&self, acked_seq: u64) -> Result<Duration, ClientError> {
+        let head_seq = self.edits.journal().head_seq();
+        tracing::error!(
+            acked_seq,
+            head_seq,
+            "control has more of this journal than the volume: was it restored from a backup?"
+        );
+        let edits = Arc::clone(&self.edits);
+        let renewed = tokio::task::spawn_blocking(move || {
+            edits.journal().renew_epoch()?;
+            edits.save_index()
+        });
+        match renewed.await {
+            Ok(Ok(())) => tracing::info!(epoch = %self.edits.journal().epoch(), "the journal has a new epoch"),
+            Ok(Err(error)) => tracing::error!(%error, "could not give the journal a new epoch"),
+            Err(error) => tracing::error!(%error, "could not give the journal a new epoch"),
+        }
+        self.acked.send_replace(Some(0));
+        // The next check-in, which announces the new epoch, comes at once.
+        Ok(REPORT_PAUSE * 2)
+    }
+
     async fn upload_loop(&self) {
         let mut head = self.edits.journal().head();
         let mut acked = self.acked.subscribe();
         let mut backoff = Backoff::default();
         // Control says where to begin.
         let Ok(Some(mut committed)) = acked.wait_for(Option::is_some).await.map(|acked| *acked) else { return };
+        // What an earlier process could not forget in time.
+        if let Err(error) = upload::acknowledge(&self.edits, committed).await {
+            tracing::warn!(%error, "could not remove what control has");
+        }
         let mut cursor = Cursor::after(committed);
         loop {
             let sent = upload::send_next(&self.edits, &self.client, cursor.clone()).await;
@@ -176,7 +214,10 @@ impl Engine {
                     cursor = Cursor::after(committed);
                     let pause = match &error {
                         UploadError::Client(error) => self.failed(error, &mut backoff),
-                        UploadError::Journal(_) | UploadError::Stuck | UploadError::ShuttingDown => {
+                        UploadError::Journal(_)
+                        | UploadError::Unreadable(_)
+                        | UploadError::Stuck
+                        | UploadError::ShuttingDown => {
                             tracing::error!(%error, "could not send changes");
                             backoff.next(random())
                         }
@@ -190,8 +231,15 @@ impl Engine {
     async fn desired_loop(&self) {
         let mut backoff = Backoff::default();
         loop {
+            let asked = Instant::now();
             match self.pull(LONG_POLL).await {
-                Ok(()) => backoff.reset(),
+                Ok(()) => {
+                    backoff.reset();
+                    // A control (or a proxy before it) that does not hold the answer back must not make this a busy loop.
+                    if !self.behind.swap(false, Ordering::Relaxed) {
+                        tokio::time::sleep(POLL_FLOOR.saturating_sub(asked.elapsed())).await;
+                    }
+                }
                 Err(ApplyError::Client(error)) => {
                     let pause = self.failed(&error, &mut backoff);
                     tokio::time::sleep(pause).await;
@@ -213,6 +261,7 @@ impl Engine {
         if desired.generation == applied.generation {
             return Ok(());
         }
+        self.behind.store(true, Ordering::Relaxed);
         let after = apply(&self.edits, &self.client, desired, &applied).await?;
         if let Err(error) = after.save(&self.internal) {
             // Applying again after a restart changes nothing that is in place.
@@ -234,7 +283,9 @@ impl Engine {
         let state = match error {
             ClientError::Unreachable(_) | ClientError::Unavailable { .. } => SyncState::Unreachable,
             ClientError::Unauthorized => SyncState::Unauthorized,
-            ClientError::Refused { .. } | ClientError::BadAnswer(_) => SyncState::Refused,
+            ClientError::Refused { .. } | ClientError::BadAnswer(_) | ClientError::TooLarge { .. } => {
+                SyncState::Refused
+            }
         };
         self.status.set_state(state, Some(error.to_string()));
         let pause = backoff.next(random());
@@ -243,7 +294,10 @@ impl Engine {
             ClientError::Unavailable { retry_after, .. } => {
                 pause.max(retry_after.unwrap_or_default().min(PERMANENT_PAUSE))
             }
-            ClientError::Unauthorized | ClientError::Refused { .. } | ClientError::BadAnswer(_) => PERMANENT_PAUSE,
+            ClientError::Unauthorized
+            | ClientError::Refused { .. }
+            | ClientError::BadAnswer(_)
+            | ClientError::TooLarge { .. } => PERMANENT_PAUSE,
         }
     }
 }

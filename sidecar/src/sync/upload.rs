@@ -26,6 +26,9 @@ pub(super) enum UploadError {
     /// Our own journal.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// The journal has records that cannot be reached by reading on.
+    #[error("the journal cannot be read on from record {0}")]
+    Unreadable(u64),
     /// Control goes on asking for contents that it was given.
     #[error("control keeps asking for contents that it was sent")]
     Stuck,
@@ -47,9 +50,11 @@ pub(super) async fn send_next(
     client: &ControlClient,
     cursor: Cursor,
 ) -> Result<Option<(u64, Cursor)>, UploadError> {
+    let wanted = cursor.next_seq();
+    let head = edits.journal().head_seq();
     let (Batch { records, lost }, next) = read(edits, cursor).await?;
     if records.is_empty() && lost.is_empty() {
-        return Ok(None);
+        return if wanted <= head { Err(UploadError::Unreadable(wanted)) } else { Ok(None) };
     }
     let mut inline: HashMap<ContentHash, Bytes> = HashMap::new();
     let mut changes = Vec::with_capacity(records.len());
@@ -71,16 +76,30 @@ pub(super) async fn send_next(
         }
         for hash in answer.contents_wanted {
             match content(edits, &inline, hash).await? {
-                Some(content) => client.put_content(hash, content).await?,
+                Some(content) => match client.put_content(hash, content).await {
+                    // Too large for control, or not what it says: no later attempt would be answered differently.
+                    Err(ClientError::Refused { status, .. }) if matches!(status.as_u16(), 413 | 422) => {
+                        tracing::error!(%hash, %status, "control does not take a content; its change is recorded without it");
+                        omit(&mut batch, hash);
+                    }
+                    sent => sent?,
+                },
                 None => {
                     tracing::error!(%hash, "a content is lost; its change is recorded without it");
-                    let without = batch.changes.iter_mut().filter(|change| change.hash == Some(hash));
-                    without.for_each(|change| change.content_omitted = true);
+                    omit(&mut batch, hash);
                 }
             }
         }
     }
     Err(UploadError::Stuck)
+}
+
+fn omit(batch: &mut ChangeBatch, hash: ContentHash) {
+    batch
+        .changes
+        .iter_mut()
+        .filter(|change| change.hash == Some(hash))
+        .for_each(|change| change.content_omitted = true);
 }
 
 async fn content(

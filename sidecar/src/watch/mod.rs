@@ -17,7 +17,6 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 
 use crate::edits::Edits;
 use crate::fs::{EntryKind, TenantPath};
-use crate::journal::JournalError;
 
 use settle::Settling;
 
@@ -33,6 +32,10 @@ const POLL: Duration = Duration::from_secs(5);
 
 /// How often the index is written while there is something new in it.
 const SAVE: Duration = Duration::from_secs(60);
+
+/// Pause after a failure to record (a full volume, most often), doubled up to the second one.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// Paths compared under one set of locks and one journal flush.
 const CHUNK: usize = 128;
@@ -53,7 +56,6 @@ enum Message {
 #[derive(Debug, Default)]
 pub(crate) struct WatchStatus {
     rescans: AtomicU64,
-    watches: AtomicU64,
     polling: AtomicBool,
     halted: AtomicBool,
 }
@@ -62,11 +64,6 @@ impl WatchStatus {
     /// Full listings so far.
     pub(crate) fn rescans(&self) -> u64 {
         self.rescans.load(Ordering::Relaxed)
-    }
-
-    /// Directories that are watched.
-    pub(crate) fn watches(&self) -> u64 {
-        self.watches.load(Ordering::Relaxed)
     }
 
     /// inotify does not cover the whole tree.
@@ -88,11 +85,7 @@ pub(crate) struct Watch {
 
 impl Watch {
     /// Lists the tree once, records what changed while nobody watched, and starts watching. Blocking until the first listing is done.
-    pub(crate) fn start(
-        edits: Arc<Edits>,
-        settings: WatchSettings,
-        status: Arc<WatchStatus>,
-    ) -> Result<Self, JournalError> {
+    pub(crate) fn start(edits: Arc<Edits>, settings: WatchSettings, status: Arc<WatchStatus>) -> std::io::Result<Self> {
         let (messages, receiver) = sync_channel(QUEUE);
         let overflow = Arc::new(AtomicBool::new(false));
         let mut thread = Thread {
@@ -103,8 +96,9 @@ impl Watch {
             overflow,
             watcher: None,
             settling: Settling::new(QUIET, PATIENCE),
+            pause: None,
         };
-        thread.rescan()?;
+        thread.rescan();
         let thread = std::thread::Builder::new()
             .name("watch".to_owned())
             .stack_size(512 * 1024)
@@ -130,6 +124,8 @@ struct Thread {
     overflow: Arc<AtomicBool>,
     watcher: Option<RecommendedWatcher>,
     settling: Settling,
+    /// After a failure: how long, and until when nothing is recorded.
+    pause: Option<(Duration, Instant)>,
 }
 
 impl Thread {
@@ -138,7 +134,9 @@ impl Thread {
         let mut next_save = Instant::now() + SAVE;
         loop {
             let now = Instant::now();
-            let wake = self.settling.next().map_or(next_rescan, |due| due.min(next_rescan)).min(next_save);
+            let resume = self.pause.map_or(now, |(_, until)| until);
+            let due = self.settling.next().map(|due| due.max(resume));
+            let wake = due.map_or(next_rescan, |due| due.min(next_rescan)).min(next_save);
             match receiver.recv_timeout(wake.saturating_duration_since(now)) {
                 Ok(Message::Event(event)) => {
                     self.event(&event);
@@ -162,22 +160,21 @@ impl Thread {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             let now = Instant::now();
+            // What cannot be watched is listed often, from the moment that this is known.
+            next_rescan = next_rescan.min(now + self.rescan_interval());
             if self.overflow.swap(false, Ordering::AcqRel) || now >= next_rescan {
-                if let Err(error) = self.rescan() {
-                    tracing::error!(%error, "could not record what a full listing found; trying again");
-                }
+                self.rescan();
                 next_rescan = Instant::now() + self.rescan_interval();
             }
-            self.absorb_due(now);
+            self.absorb_due(Instant::now());
             if now >= next_save {
                 self.save();
                 next_save = now + SAVE;
             }
         }
-        self.absorb_due(Instant::now() + PATIENCE);
-        if let Err(error) = self.rescan() {
-            tracing::error!(%error, "could not record the last changes; they will be found at the next start");
-        }
+        self.pause = None;
+        self.rescan();
+        self.absorb_due(Instant::now() + LONGEST_PAUSE);
         self.save();
     }
 
@@ -187,7 +184,7 @@ impl Thread {
     }
 
     fn save(&self) {
-        if *self.edits.journal().head().borrow() == self.edits.index().saved_seq() {
+        if self.edits.journal().head_seq() == self.edits.index().saved_seq() {
             return;
         }
         if let Err(error) = self.edits.save_index() {
@@ -195,27 +192,26 @@ impl Thread {
         }
     }
 
-    /// Lists everything, with fresh watches.
-    fn rescan(&mut self) -> Result<(), JournalError> {
+    /// Lists everything, with fresh watches, and marks what differs from the index as due.
+    fn rescan(&mut self) {
         self.status.rescans.fetch_add(1, Ordering::Relaxed);
         let in_place = self.edits.root().still_in_place();
-        if self.status.halted.swap(!in_place, Ordering::Relaxed) == in_place && !in_place {
+        if !in_place && !self.status.halted() {
             tracing::error!("the data directory was moved or unmounted; nothing is recorded until it is back");
         }
+        self.status.halted.store(!in_place, Ordering::Relaxed);
         if !in_place {
-            return Ok(());
+            return;
         }
         // Dropping the old watcher drops its queue, so nothing stale comes after the listing.
         self.watcher = None;
         self.watcher = self.new_watcher();
-        self.status.watches.store(0, Ordering::Relaxed);
         self.status.polling.store(self.watcher.is_none(), Ordering::Relaxed);
-        let dirty = self.scan(&TenantPath::default());
-        for chunk in dirty.chunks(CHUNK) {
-            let unstable = self.edits.absorb(chunk)?;
-            self.mark(unstable);
+        let now = Instant::now();
+        for path in self.scan(&TenantPath::default()) {
+            self.settling.postpone(path, now, Duration::ZERO);
         }
-        Ok(())
+        self.absorb_due(Instant::now());
     }
 
     fn new_watcher(&self) -> Option<RecommendedWatcher> {
@@ -252,10 +248,8 @@ impl Thread {
             let Some(watcher) = watcher.as_mut() else { return };
             let absolute = root.path().join(directory.as_str());
             match watcher.watch(&absolute, RecursiveMode::NonRecursive) {
-                Ok(()) => {
-                    status.watches.fetch_add(1, Ordering::Relaxed);
-                }
-                Err(notify::Error { kind: notify::ErrorKind::PathNotFound, .. }) => {}
+                Ok(()) => {}
+                Err(error) if has_vanished(&error) => {}
                 Err(error) => {
                     if !status.polling.swap(true, Ordering::Relaxed) {
                         tracing::warn!(%error, "cannot watch every directory; the tree is listed every few seconds as well");
@@ -297,20 +291,49 @@ impl Thread {
     }
 
     fn absorb_due(&mut self, now: Instant) {
+        if self.pause.is_some_and(|(_, until)| now < until) || self.status.halted() {
+            return;
+        }
         loop {
             let due = self.settling.take_due(now, CHUNK);
             if due.is_empty() {
                 return;
             }
             match self.edits.absorb(&due) {
-                Ok(unstable) => self.mark(unstable),
+                Ok(unfinished) => {
+                    if self.pause.take().is_some() {
+                        tracing::info!("changes can be recorded again");
+                    }
+                    self.mark(unfinished.unstable);
+                    for path in unfinished.failed {
+                        self.settling.postpone(path, Instant::now(), FIRST_PAUSE);
+                    }
+                }
                 Err(error) => {
-                    tracing::error!(%error, "could not record changes; trying again");
-                    self.mark(due);
+                    let length = self.pause.map_or(FIRST_PAUSE, |(length, _)| (length * 2).min(LONGEST_PAUSE));
+                    if self.pause.is_none() {
+                        tracing::error!(%error, "could not record changes; trying again with growing pauses");
+                    }
+                    let now = Instant::now();
+                    self.pause = Some((length, now + length));
+                    for path in due {
+                        self.settling.postpone(path, now, length);
+                    }
                     return;
                 }
             }
         }
+    }
+}
+
+/// The directory went away between being listed and being watched.
+fn has_vanished(error: &notify::Error) -> bool {
+    match &error.kind {
+        notify::ErrorKind::PathNotFound => true,
+        notify::ErrorKind::Io(error) => {
+            matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
+        }
+        _ => false,
     }
 }
 

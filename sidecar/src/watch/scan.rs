@@ -13,7 +13,6 @@ pub(super) fn scan(edits: &Edits, directory: &TenantPath, watch: &mut dyn FnMut(
     let mut dirty = Vec::new();
     let mut present = HashSet::new();
     let mut waiting = vec![directory.clone()];
-    let mut complete = true;
     while let Some(directory) = waiting.pop() {
         watch(&directory);
         let listed = edits.root().open_dir(&directory).and_then(|dir| {
@@ -35,15 +34,10 @@ pub(super) fn scan(edits: &Edits, directory: &TenantPath, watch: &mut dyn FnMut(
         });
         match listed {
             Ok(()) | Err(FsError::NotFound | FsError::NotADirectory | FsError::Escape) => {}
-            Err(error) => {
-                // What could not be listed is not missing.
-                complete = false;
-                tracing::warn!(directory = %directory, %error, "could not list a directory");
-            }
+            // What is below it will be missing from the listing, and each of those files is looked at before it counts as gone.
+            Err(error) => tracing::warn!(directory = %directory, %error, "could not list a directory"),
         }
     }
-    if complete {
-        dirty.extend(edits.vanished(directory, &present));
-    }
+    dirty.extend(edits.vanished(directory, &present));
     dirty
 }

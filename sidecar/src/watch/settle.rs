@@ -1,13 +1,13 @@
 //! Which paths have been quiet long enough to be looked at. Pure: time is passed in.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use crate::fs::TenantPath;
 
 struct Marked {
     first: Instant,
-    last: Instant,
+    due: Instant,
 }
 
 /// Dirty paths. A path is due `quiet` after its last mark, at the latest `patience` after its first.
@@ -15,32 +15,53 @@ pub(super) struct Settling {
     quiet: Duration,
     patience: Duration,
     dirty: HashMap<TenantPath, Marked>,
+    queue: BTreeSet<(Instant, TenantPath)>,
 }
+
+/// Room for this many paths is kept after a storm.
+const KEPT_CAPACITY: usize = 1024;
 
 impl Settling {
     pub(super) fn new(quiet: Duration, patience: Duration) -> Self {
-        Self { quiet, patience, dirty: HashMap::new() }
+        Self { quiet, patience, dirty: HashMap::new(), queue: BTreeSet::new() }
     }
 
+    /// Something happened to a path.
     pub(super) fn mark(&mut self, path: TenantPath, now: Instant) {
-        self.dirty.entry(path).and_modify(|marked| marked.last = now).or_insert(Marked { first: now, last: now });
+        let first = self.dirty.get(&path).map_or(now, |marked| marked.first);
+        self.set(path, first, (now + self.quiet).min(first + self.patience));
     }
 
-    fn due_at(&self, marked: &Marked) -> Instant {
-        (marked.last + self.quiet).min(marked.first + self.patience)
+    /// A path could not be looked at: again after a delay.
+    pub(super) fn postpone(&mut self, path: TenantPath, now: Instant, delay: Duration) {
+        self.set(path, now, now + delay);
+    }
+
+    fn set(&mut self, path: TenantPath, first: Instant, due: Instant) {
+        if let Some(before) = self.dirty.insert(path.clone(), Marked { first, due }) {
+            self.queue.remove(&(before.due, path.clone()));
+        }
+        self.queue.insert((due, path));
     }
 
     /// When the next path is due.
     pub(super) fn next(&self) -> Option<Instant> {
-        self.dirty.values().map(|marked| self.due_at(marked)).min()
+        self.queue.first().map(|(due, _)| *due)
     }
 
-    /// Takes up to `limit` paths that are due.
+    /// Takes up to `limit` paths that are due, those that wait longest first.
     pub(super) fn take_due(&mut self, now: Instant, limit: usize) -> Vec<TenantPath> {
-        let due = self.dirty.iter().filter(|(_, marked)| self.due_at(marked) <= now);
-        let due: Vec<_> = due.map(|(path, _)| path.clone()).take(limit).collect();
-        for path in &due {
-            self.dirty.remove(path);
+        let mut due = Vec::new();
+        while due.len() < limit
+            && let Some((at, _)) = self.queue.first()
+            && *at <= now
+            && let Some((_, path)) = self.queue.pop_first()
+        {
+            self.dirty.remove(&path);
+            due.push(path);
+        }
+        if self.dirty.is_empty() && self.dirty.capacity() > KEPT_CAPACITY {
+            self.dirty = HashMap::new();
         }
         due
     }
@@ -66,6 +87,18 @@ mod tests {
         assert_eq!(settling.take_due(start + QUIET, 9), []);
         assert_eq!(settling.next(), Some(start + QUIET / 2 + QUIET));
         assert_eq!(settling.take_due(start + QUIET * 2, 9), [path("a")]);
+        assert_eq!(settling.next(), None);
+    }
+
+    #[test]
+    fn a_postponed_path_waits_unless_something_happens_to_it() {
+        let start = Instant::now();
+        let mut settling = Settling::new(QUIET, PATIENCE);
+        settling.postpone(path("a"), start, PATIENCE * 4);
+        settling.postpone(path("b"), start, PATIENCE * 4);
+        settling.mark(path("b"), start);
+        assert_eq!(settling.take_due(start + PATIENCE, 9), [path("b")]);
+        assert_eq!(settling.take_due(start + PATIENCE * 4, 9), [path("a")]);
         assert_eq!(settling.next(), None);
     }
 

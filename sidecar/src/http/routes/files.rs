@@ -9,6 +9,7 @@ use http::header::{ACCEPT, CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH, LAST_MOD
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use winston_wire::{ContentHash, Source};
 
 use super::super::body::{self, Body};
@@ -70,24 +71,24 @@ async fn read(app: &App, path: &TenantPath, headers: &HeaderMap) -> Result<Respo
     {
         return content_answer(path, headers, raw, content, &stat);
     }
-    let (edits, wanted) = (Arc::clone(&app.edits), path.clone());
-    let read = blocking(move || {
+    // Reading, hashing and writing JSON of megabytes is no work for the event loop.
+    let (edits, wanted, headers) = (Arc::clone(&app.edits), path.clone(), headers.clone());
+    blocking(move || {
         let mut opened = match edits.root().open_file(&wanted) {
             // To a reader, a path below a file is a path that is not there.
             Err(FsError::NotADirectory) => return Err(FsError::NotFound.into()),
             opened => opened?,
         };
-        let content = opened.read(limit)?;
-        Ok::<_, EditError>((opened, content))
-    });
-    match read.await? {
-        (opened, Some(content)) => {
-            let stat = Stat::of(&opened.file)?;
-            content_answer(path, headers, raw, content, &stat)
+        match opened.read(limit)? {
+            Some(content) => {
+                let stat = Stat::of(&opened.file)?;
+                content_answer(&wanted, &headers, raw, content, &stat)
+            }
+            None if raw => stream(opened),
+            None => Err(ApiError::too_large(limit).with("remedy", format!("send Accept: {RAW}"))),
         }
-        (opened, None) if raw => stream(opened),
-        (_, None) => Err(ApiError::too_large(limit).with("remedy", format!("send Accept: {RAW}"))),
-    }
+    })
+    .await
 }
 
 /// A file that is too large to hold: streamed, without a hash.
@@ -144,8 +145,10 @@ fn raw_headers(headers: &mut HeaderMap, stat: &Stat) {
 }
 
 #[derive(Deserialize)]
-struct PutBody {
-    content: Option<serde_json::Value>,
+struct PutBody<'a> {
+    /// Kept as text until it is known to be a string: other values would be built in memory for nothing.
+    #[serde(borrow)]
+    content: Option<&'a RawValue>,
     content_base64: Option<String>,
 }
 
@@ -166,13 +169,18 @@ async fn write(app: &App, path: &TenantPath, request: Request<Incoming>) -> Resu
     let (parts, incoming) = request.into_parts();
     let raw = parts.headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(RAW.as_bytes()));
     let limit = app.edits.max_file_bytes();
-    // JSON needs up to six bytes for one (\u00XX); what counts is checked again on the content.
-    let body_limit = if raw { limit } else { limit.saturating_mul(6).saturating_add(1024).min(4 * limit + 65_536) };
+    // JSON escapes line ends and quotes; what counts is checked again on the content.
+    let body_limit = if raw { limit } else { 2 * limit + 64 * 1024 };
     let body = body::read(incoming, &parts.headers, body_limit, &app.body_budget).await?;
-    let content = if raw { body.bytes.clone() } else { json_content(&body.bytes)? };
-    let _turn = app.writes.acquire().await.map_err(|_| ApiError::internal("shutting down"))?;
+    let turn = Arc::clone(&app.writes).acquire_owned().await.map_err(|_| ApiError::internal("shutting down"))?;
     let (edits, target) = (Arc::clone(&app.edits), path.clone());
-    let written = blocking(move || edits.put(&target, &content, &author, precondition)).await?;
+    let written = blocking(move || {
+        // Held until the work is done, also when the client has gone.
+        let (_turn, body) = (turn, body);
+        let content = if raw { body.bytes.clone() } else { json_content(&body.bytes)? };
+        Ok::<_, ApiError>(edits.put(&target, &content, &author, precondition)?)
+    })
+    .await?;
     let mut response = super::json_or_error(&PutAnswer {
         success: true,
         path: path.as_str(),
@@ -193,12 +201,13 @@ fn json_content(body: &[u8]) -> Result<Bytes, ApiError> {
     if body.is_empty() {
         return Err(missing());
     }
-    let body: PutBody = serde_json::from_slice(body).map_err(|error| {
+    let body: PutBody<'_> = serde_json::from_slice(body).map_err(|error| {
         // Valid JSON of another shape, such as a list, simply has no content field.
         if error.is_data() { missing() } else { ApiError::bad_request("bad_json", format!("bad JSON: {error}")) }
     })?;
-    match (body.content, body.content_base64) {
-        (Some(serde_json::Value::String(text)), None) => Ok(text.into()),
+    let text = body.content.map(|raw| serde_json::from_str::<String>(raw.get()));
+    match (text, body.content_base64) {
+        (Some(Ok(text)), None) => Ok(text.into()),
         (None, Some(text)) => {
             let bytes = BASE64.decode(text);
             Ok(bytes.map_err(|_| ApiError::bad_request("bad_base64", "content_base64 is not base64"))?.into())
@@ -221,9 +230,13 @@ struct DeleteAnswer<'a> {
 async fn delete(app: &App, path: &TenantPath, headers: &HeaderMap) -> Result<Response<Body>, ApiError> {
     app.edits.permit(path)?;
     let (author, precondition) = (author(headers)?, precondition(headers)?);
-    let _turn = app.writes.acquire().await.map_err(|_| ApiError::internal("shutting down"))?;
+    let turn = Arc::clone(&app.writes).acquire_owned().await.map_err(|_| ApiError::internal("shutting down"))?;
     let (edits, target) = (Arc::clone(&app.edits), path.clone());
-    let seq = blocking(move || edits.delete(&target, &author, precondition)).await?;
+    let seq = blocking(move || {
+        let _turn = turn;
+        edits.delete(&target, &author, precondition)
+    })
+    .await?;
     super::json_or_error(&DeleteAnswer { success: true, path: path.as_str(), seq })
 }
 

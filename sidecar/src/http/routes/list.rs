@@ -35,8 +35,10 @@ pub(in super::super) async fn list(app: &App, query: &Query) -> Result<Response<
     let about = path.clone();
     let edits = Arc::clone(&app.edits);
     let items = blocking(move || {
-        if edits.layout().class(&path) == Class::Internal {
-            return Err(FsError::NotFound.into());
+        match edits.layout().class(&path) {
+            Class::Internal => return Err(FsError::NotFound.into()),
+            Class::Secret => return Err(EditError::Secret),
+            Class::Untracked | Class::Tracked => {}
         }
         let dir = edits.root().open_dir(&path)?;
         let mut items = Vec::new();

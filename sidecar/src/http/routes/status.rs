@@ -33,7 +33,6 @@ struct Journal {
 #[derive(Serialize)]
 struct Watch {
     files: usize,
-    directories: u64,
     rescans: u64,
     polling: bool,
     halted: bool,
@@ -46,7 +45,7 @@ pub(in super::super) fn status(app: &App) -> Response<Body> {
         uptime: app.started.elapsed().as_secs_f64(),
         journal: Journal {
             epoch: journal.epoch(),
-            head_seq: *journal.head().borrow(),
+            head_seq: journal.head_seq(),
             acked_seq: journal.ledger().acked(),
             flushes: journal.flushes(),
             data_flushes: app.edits.data_flushes(),
@@ -54,7 +53,6 @@ pub(in super::super) fn status(app: &App) -> Response<Body> {
         },
         watch: Watch {
             files: app.edits.index().len(),
-            directories: app.watch.watches(),
             rescans: app.watch.rescans(),
             polling: app.watch.polling(),
             halted: app.watch.halted(),

@@ -1,0 +1,121 @@
+//! What a swap took out of the tree, and taking a swap back, while the agent writes to the same name.
+
+use std::os::fd::OwnedFd;
+
+use winston_wire::ContentHash;
+
+use super::commit::{NewVersion, Pending, agent};
+use super::examine::{Current, Seen};
+use super::staging::Displaced;
+use super::{Edits, Precondition};
+use crate::fs::{FsError, Stat, TenantPath, rename_back};
+
+/// How an attempt ended.
+pub(super) enum Attempt<T> {
+    Done(T),
+    /// The agent changed the path meanwhile; nothing of ours is there. Look again.
+    Again,
+}
+
+/// The agent slipped a version in that must not be replaced.
+pub(super) struct Slipped;
+
+/// How taking a swap back ended.
+pub(super) enum Undone {
+    /// The tree is as it was before the swap; our file is staged again.
+    Clean,
+    /// The agent had replaced our file. Its version is in place, and what is staged is an older one of the agent's.
+    NewerInPlace,
+}
+
+impl Edits {
+    /// Looks at what the swap took out. If the agent slipped a version in after we had looked, that version is recorded; its hash is
+    /// returned. Under a precondition, or when it is not a file, the swap has to be undone instead.
+    pub(super) fn displaced(
+        &self,
+        id: &str,
+        path: &TenantPath,
+        current: &Current,
+        precondition: Precondition,
+        pending: &mut Pending,
+    ) -> Result<Option<Option<ContentHash>>, Slipped> {
+        let Ok(Displaced::File(opened)) = self.staging.displaced(id) else { return Err(Slipped) };
+        let Ok(seen) = Seen::read(opened, self.max_file_bytes) else { return Err(Slipped) };
+        let expected = match (&current.file, seen.hash) {
+            (Some(file), Some(hash)) => file.hash == Some(hash),
+            // Over the size limit there is no hash; inode, size and modification time survive the rename.
+            (Some(file), None) => {
+                let (was, is) = (&file.stat, &seen.stat);
+                (was.ino, was.size, was.mtime_ns) == (is.ino, is.size, is.mtime_ns)
+            }
+            (None, _) => false,
+        };
+        if expected {
+            return Ok(None);
+        }
+        if precondition.is_strict() {
+            return Err(Slipped);
+        }
+        let hash = seen.hash;
+        pending.version(path, &agent(), slipped_in(seen, current));
+        Ok(Some(hash))
+    }
+
+    /// Takes back [`super::staging::Staging::exchange`]. `ours` is our file as it was before the swap.
+    pub(super) fn undo_exchange(&self, id: &str, parent: &OwnedFd, name: &str, ours: &Stat) -> Result<Undone, FsError> {
+        match self.staging.exchange(id, parent, name) {
+            Ok(()) if self.staging.holds(id, ours) => Ok(Undone::Clean),
+            Ok(()) => {
+                // What came out is newer than what went in, so it goes back.
+                match self.staging.exchange(id, parent, name) {
+                    Ok(()) | Err(FsError::NotFound) => Ok(Undone::NewerInPlace),
+                    Err(error) => Err(error),
+                }
+            }
+            // The agent has removed the name: that is its newest word, and what we displaced is history.
+            Err(FsError::NotFound) => Ok(Undone::NewerInPlace),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes back [`super::staging::Staging::place`].
+    pub(super) fn undo_place(&self, id: &str, parent: &OwnedFd, name: &str, ours: &Stat) -> Result<Undone, FsError> {
+        match self.staging.take(id, parent, name) {
+            Ok(()) if self.staging.holds(id, ours) => Ok(Undone::Clean),
+            Ok(()) => match rename_back(self.staging.dir(), id, parent, name) {
+                // In place again, for the next look to find.
+                Ok(()) => Ok(Undone::Clean),
+                Err(FsError::Exists) => Ok(Undone::NewerInPlace),
+                Err(error) => Err(error),
+            },
+            Err(FsError::NotFound) => Ok(Undone::Clean),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Records the staged file as a version of the agent's, unless it is one that is recorded already.
+    pub(super) fn staged_is_the_agents(
+        &self,
+        id: &str,
+        path: &TenantPath,
+        current: &Current,
+        pending: &mut Pending,
+    ) -> Result<(), FsError> {
+        let Displaced::File(opened) = self.staging.displaced(id)? else { return Ok(()) };
+        let seen = Seen::read(opened, self.max_file_bytes)?;
+        if seen.hash.is_some() && seen.hash != current.hash() {
+            pending.version(path, &agent(), slipped_in(seen, current));
+        }
+        Ok(())
+    }
+}
+
+fn slipped_in(seen: Seen, current: &Current) -> NewVersion {
+    NewVersion {
+        hash: seen.hash,
+        previous: current.hash(),
+        size: seen.stat.size,
+        created: current.file.is_none(),
+        content: seen.content,
+    }
+}
