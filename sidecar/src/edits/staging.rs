@@ -139,8 +139,7 @@ impl Staging {
 
     /// Whether the staged name still is the file that `stat` describes.
     pub(super) fn holds(&self, id: &str, stat: &Stat) -> bool {
-        let same = |found: Stat| (found.ino, found.size, found.mtime_ns) == (stat.ino, stat.size, stat.mtime_ns);
-        matches!(stat_at(&self.dir, id), Ok(Some(found)) if same(found))
+        matches!(stat_at(&self.dir, id), Ok(Some(found)) if found.is_version(stat))
     }
 
     /// Finishes what [`Staging::exchange`] may have left half done without `RENAME_EXCHANGE`: a second name of the old version either

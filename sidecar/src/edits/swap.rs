@@ -8,7 +8,7 @@ use super::commit::{NewVersion, Pending, agent};
 use super::examine::{Current, Seen};
 use super::staging::Displaced;
 use super::{Edits, Precondition};
-use crate::fs::{FsError, Stat, TenantPath, rename_back};
+use crate::fs::{FsError, Stat, TenantPath, rename_back, stat_at};
 
 /// How an attempt ended.
 pub(super) enum Attempt<T> {
@@ -44,10 +44,7 @@ impl Edits {
         let expected = match (&current.file, seen.hash) {
             (Some(file), Some(hash)) => file.hash == Some(hash),
             // Over the size limit there is no hash; inode, size and modification time survive the rename.
-            (Some(file), None) => {
-                let (was, is) = (&file.stat, &seen.stat);
-                (was.ino, was.size, was.mtime_ns) == (is.ino, is.size, is.mtime_ns)
-            }
+            (Some(file), None) => file.stat.is_version(&seen.stat),
             (None, _) => false,
         };
         if expected {
@@ -63,6 +60,10 @@ impl Edits {
 
     /// Takes back [`super::staging::Staging::exchange`]. `ours` is our file as it was before the swap.
     pub(super) fn undo_exchange(&self, id: &str, parent: &OwnedFd, name: &str, ours: &Stat) -> Result<Undone, FsError> {
+        // Spares readers the older version for a moment; the check that counts is the one after the exchange.
+        if !stat_at(parent, name)?.is_some_and(|found| found.is_version(ours)) {
+            return Ok(Undone::NewerInPlace);
+        }
         match self.staging.exchange(id, parent, name) {
             Ok(()) if self.staging.holds(id, ours) => Ok(Undone::Clean),
             Ok(()) => {

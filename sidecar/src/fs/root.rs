@@ -156,6 +156,11 @@ impl Stat {
         }
     }
 
+    /// The same file with the same content, as far as what survives a rename tells (`ctime` does not).
+    pub(crate) fn is_version(&self, other: &Self) -> bool {
+        (self.ino, self.size, self.mtime_ns) == (other.ino, other.size, other.mtime_ns)
+    }
+
     /// Stat of an open file.
     pub(crate) fn of(file: impl AsFd) -> Result<Self, FsError> {
         Ok(Self::from_raw(&rustix::fs::fstat(file)?))
