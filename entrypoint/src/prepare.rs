@@ -102,7 +102,18 @@ impl Site<'_> {
         let name = OsStr::new(PROBE);
         // Removed first: an unchanged file would not be written.
         let tried = ours.remove(name).and_then(|()| ours.write(name, b"?")).and_then(|()| ours.remove(name));
-        tried.map_err(|error| self.failure(OURS, error))
+        self.unless_full(OURS, tried)
+    }
+
+    /// A full volume is no reason not to start: what is on it can be read, and only a running tenant can make room.
+    fn unless_full(&self, path: impl AsRef<Path>, result: rustix::io::Result<()>) -> Result<(), Failure> {
+        match result {
+            Err(error @ (Errno::NOSPC | Errno::DQUOT)) => {
+                log::warn(&self.failure(path, error).message, &[]);
+                Ok(())
+            }
+            result => result.map_err(|error| self.failure(path, error)),
+        }
     }
 
     /// Gives the tenant's directories to `owner`. The mark makes this cheap: a workspace may have 100,000 files, and
@@ -129,23 +140,25 @@ impl Site<'_> {
                 log::info("gave files to the gateway's user", &fields);
             }
         }
-        ours.write(OsStr::new(OWNER_MARK), mark.as_bytes()).map_err(|error| self.failure(OURS, error))
+        self.unless_full(OURS, ours.write(OsStr::new(OWNER_MARK), mark.as_bytes()))
     }
 
     /// Writes the seeds of this start, and removes those of an earlier one, so that a variable that was taken away
     /// does not come back as a file.
     fn lay_out_seeds(&self, ours: &Dir, settings: &Settings) -> Result<(), Failure> {
         let path = self.root.join(OURS).join(SEEDS);
-        let failed = |error| self.failure(Path::new(OURS).join(SEEDS), error);
-        let seed_dir = ours.child_or_new(OsStr::new(SEEDS), 0o700).map_err(failed)?;
+        let seed_dir = match ours.child_or_new(OsStr::new(SEEDS), 0o700) {
+            Err(error) => return self.unless_full(&path, Err(error)),
+            Ok(dir) => dir,
+        };
         let current = settings.seeds.iter().map(|seed| path.join(&seed.path));
         remove_others(&path, &current.collect::<Vec<_>>());
         for seed in &settings.seeds {
             let (Some(parent), Some(name)) = (seed.path.parent(), seed.path.file_name()) else {
                 continue;
             };
-            let dir = seed_dir.descend(parent, 0o700).map_err(failed)?;
-            dir.write(name, seed.text.as_bytes()).map_err(failed)?;
+            let written = seed_dir.descend(parent, 0o700).and_then(|dir| dir.write(name, seed.text.as_bytes()));
+            self.unless_full(&path, written)?;
         }
         Ok(())
     }
@@ -163,6 +176,14 @@ impl Site<'_> {
             Errno::NOSPC | Errno::DQUOT => (
                 74,
                 format!("{path} cannot be written by uid {uid}: the volume is full; enlarge it, or remove something"),
+            ),
+            // Root itself is refused on network file systems that squash it, and in user namespaces.
+            Errno::ACCESS | Errno::PERM if uid == 0 => (
+                77,
+                format!(
+                    "{path} cannot be used by uid 0: permission denied; the volume refuses root, so give it to the \
+                     tenant's user where it comes from, and start as that user without WINSTON_GATEWAY_UID"
+                ),
             ),
             Errno::ACCESS | Errno::PERM => (
                 77,

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::http::{self, Answer};
-use crate::process::{TEST_TOKEN, bin};
+use crate::process::{TEST_TOKEN, bin, is_root};
 use crate::wait::eventually;
 
 /// How a sidecar is started. Cloned settings with the same directory make a restart.
@@ -22,6 +22,8 @@ pub struct Setup {
     dir: Arc<TempDir>,
     data: PathBuf,
     environment: Vec<(String, String)>,
+    /// Program and arguments that run before the sidecar in its place.
+    wrapper: Vec<String>,
 }
 
 impl Setup {
@@ -30,7 +32,7 @@ impl Setup {
         let dir = Arc::new(tempfile::tempdir()?);
         let data = dir.path().join("data");
         std::fs::create_dir(&data)?;
-        Ok(Self { dir, data, environment: Vec::new() })
+        Ok(Self { dir, data, environment: Vec::new(), wrapper: Vec::new() })
     }
 
     /// Sets a variable.
@@ -60,9 +62,35 @@ impl Setup {
         self.dir.path()
     }
 
+    /// Puts the data directory on a volume of its own of this size (`2m`, …), or says why that is impossible here. The volume is in
+    /// the sidecar's mount namespace: look at it through [`Sidecar::volume`]. It is gone with the sidecar.
+    pub fn volume(mut self, size: &str) -> Result<Result<Self, String>> {
+        let script = format!("mount -t tmpfs -o size={size} tmpfs \"$WINSTON_DATA_DIR\" && exec \"$0\"");
+        let mut wrapper: Vec<String> = vec!["unshare".to_owned(), "--mount".to_owned()];
+        if !is_root() {
+            wrapper.extend(["--user", "--map-root-user"].map(str::to_owned));
+        }
+        wrapper.extend(["sh".to_owned(), "-c".to_owned(), script]);
+        let tried =
+            Command::new(&wrapper[0]).args(&wrapper[1..]).arg("true").env("WINSTON_DATA_DIR", &self.data).output()?;
+        if !tried.status.success() {
+            return Ok(Err(String::from_utf8_lossy(&tried.stderr).trim().to_owned()));
+        }
+        self.wrapper = wrapper;
+        Ok(Ok(self))
+    }
+
     /// The command that would start it.
     pub fn command(&self) -> Result<Command> {
-        let mut command = Command::new(bin("winston-sidecar")?);
+        let program = bin("winston-sidecar")?;
+        let mut command = match self.wrapper.split_first() {
+            Some((wrapper, arguments)) => {
+                let mut command = Command::new(wrapper);
+                command.args(arguments).arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
         command
             .env_clear()
             .envs(std::env::vars_os().filter(|(name, _)| name == "PATH"))
@@ -139,6 +167,13 @@ impl Sidecar {
     #[must_use]
     pub fn data(&self) -> &Path {
         self.setup.data()
+    }
+
+    /// Its data directory as it sees it itself, in its own mount namespace.
+    #[must_use]
+    pub fn volume(&self) -> PathBuf {
+        let data = self.data().strip_prefix("/").unwrap_or(self.data());
+        Path::new("/proc").join(self.pid().to_string()).join("root").join(data)
     }
 
     /// A request with the token.

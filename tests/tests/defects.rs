@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use anyhow::Result;
 use serde_json::{Value, json};
 use winston_tests::http::request;
-use winston_tests::process::TEST_TOKEN;
+use winston_tests::process::{TEST_TOKEN, skip};
 use winston_tests::sidecar::{Setup, journal_lines};
 use winston_tests::wait::eventually;
 
@@ -224,25 +224,26 @@ fn wd13_deletes_and_creations_have_their_own_words() -> Result<()> {
     sidecar.wait_for_history("by-agent.md", &["admin create", "agent delete"])
 }
 
-/// When the record cannot be written the write is not done. Needs a volume of its own that can be full: see `disk.rs` for that; here
-/// the journal is made unwritable by a limit on file size.
+/// The journal is made unwritable under the running sidecar with the immutable attribute.
 #[test]
 fn wd14_what_cannot_be_recorded_is_not_done() -> Result<()> {
     let sidecar = Setup::new()?.start()?;
     sidecar.put("a.md", "old")?.expect(200)?;
     let segment = sidecar.data().join(".winston/changes/00000000000000000001.jsonl");
-    let length = std::fs::metadata(&segment)?.len();
-    let limit = format!("--fsize={length}:unlimited");
-    let pid = sidecar.pid().to_string();
-    let limited = std::process::Command::new("prlimit").args(["--pid", &pid, &limit]).status();
-    if !limited.is_ok_and(|status| status.success()) {
-        winston_tests::process::skip("wd14", "prlimit is not available");
+    let chattr = |how: &str| std::process::Command::new("chattr").arg(how).arg(&segment).output();
+    if !chattr("+i").is_ok_and(|output| output.status.success()) {
+        skip("wd14", "chattr +i does not work here (needs root and ext4, XFS or btrfs)");
         return Ok(());
     }
-    let answer = sidecar.put("a.md", "new")?;
-    assert!(answer.status >= 500, "{}", answer.text());
+    let answers =
+        [sidecar.put("a.md", "new"), sidecar.put("b.md", "new"), sidecar.call("DELETE", "/files/a.md", &[], b"")];
+    chattr("-i")?;
+    for answer in answers {
+        let answer = answer?.expect(503)?;
+        assert_eq!(answer.json()?["code"], "journal_unavailable");
+    }
     assert_eq!(std::fs::read_to_string(sidecar.data().join("a.md"))?, "old");
-    std::process::Command::new("prlimit").args(["--pid", &pid, "--fsize=unlimited:unlimited"]).status()?;
+    assert!(!sidecar.data().join("b.md").exists());
     sidecar.put("a.md", "new")?.expect(200)?;
     assert_eq!(sidecar.history("a.md")?, ["admin create", "admin update"]);
     Ok(())

@@ -374,12 +374,24 @@ fn an_unusable_data_directory_is_one_clear_line() -> Result<()> {
             "mkdir -p \"$WINSTON_DATA_DIR\"; mount --bind \"$WINSTON_DATA_DIR\" \"$WINSTON_DATA_DIR\"
              mount -o remount,bind,ro \"$WINSTON_DATA_DIR\"",
         );
-        fails(&plan, 74, &["read-only file system", "mount the volume read-write"])?;
-        let plan = Entrypoint::new(Mode::Pid1, sidecar)?.prelude(
-            "mkdir -p \"$WINSTON_DATA_DIR\"; mount -t tmpfs -o size=64k tmpfs \"$WINSTON_DATA_DIR\"
-             dd if=/dev/zero of=\"$WINSTON_DATA_DIR/fill\" bs=4k 2>/dev/null || true",
+        fails(&plan, 74, &["read-only file system", "mount the volume read-write"])
+    })
+}
+
+/// A tenant whose volume has filled up must come back after a restart: only then can anybody make room.
+#[test]
+fn a_full_volume_does_not_keep_the_tenant_down() -> Result<()> {
+    as_pid1("a_full_volume_does_not_keep_the_tenant_down", || {
+        let plan = Entrypoint::new(Mode::Pid1, "echo started")?.prelude(
+            "mount -t tmpfs -o size=64k tmpfs \"$WINSTON_DATA_DIR\"; cd \"$WINSTON_DATA_DIR\"
+             mkdir -p .winston/seed .openclaw workspace .home
+             dd if=/dev/zero of=fill bs=4k 2>/dev/null || true; cd /",
         );
-        fails(&plan, 74, &["the volume is full", "enlarge it"])
+        std::fs::create_dir(plan.data())?;
+        let (code, lines, log) = plan.start()?.finish()?;
+        assert_eq!((code, lines), (0, vec!["started".to_owned()]), "{log}");
+        assert!(log.contains("the volume is full"), "{log}");
+        Ok(())
     })
 }
 

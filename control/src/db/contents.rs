@@ -1,0 +1,58 @@
+//! `file_contents`: bytes by hash, once per tenant.
+
+use std::collections::HashSet;
+
+use deadpool_postgres::GenericClient;
+use uuid::Uuid;
+use winston_wire::ContentHash;
+
+use super::pool::{all, hash, opt, run, signed};
+use super::{Db, DbError};
+
+/// Stores bytes whose hash has been checked. Storing them again changes nothing.
+pub(crate) async fn put(
+    client: &impl GenericClient,
+    tenant: Uuid,
+    content_hash: &ContentHash,
+    content: &[u8],
+) -> Result<(), DbError> {
+    run(
+        client,
+        "INSERT INTO file_contents (tenant_id, hash, size, content) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (tenant_id, hash) DO NOTHING",
+        &[&tenant, &content_hash.as_bytes().as_slice(), &signed(content.len() as u64), &content],
+    )
+    .await
+    .map(drop)
+}
+
+/// The bytes, if this tenant has them.
+pub(crate) async fn get(db: &Db, tenant: Uuid, content_hash: &ContentHash) -> Result<Option<Vec<u8>>, DbError> {
+    let row = opt(
+        &db.client().await?,
+        "SELECT content FROM file_contents WHERE tenant_id = $1 AND hash = $2",
+        &[&tenant, &content_hash.as_bytes().as_slice()],
+    )
+    .await?;
+    Ok(row.map(|row| row.get(0)))
+}
+
+/// Which of these contents this tenant has.
+pub(crate) async fn stored(
+    client: &impl GenericClient,
+    tenant: Uuid,
+    hashes: &[ContentHash],
+) -> Result<HashSet<ContentHash>, DbError> {
+    if hashes.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let hashes: Vec<&[u8]> = hashes.iter().map(|hash| hash.as_bytes().as_slice()).collect();
+    let rows =
+        all(client, "SELECT hash FROM file_contents WHERE tenant_id = $1 AND hash = ANY($2)", &[&tenant, &hashes])
+            .await?;
+    let mut found = HashSet::with_capacity(rows.len());
+    for row in rows {
+        found.extend(hash(row.get(0))?);
+    }
+    Ok(found)
+}

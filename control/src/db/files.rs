@@ -1,0 +1,355 @@
+//! Reading history: the current files of a tenant, versions and changes.
+//!
+//! A tenant's current file is its newest change in the newest journal, overlaid with a push that is still on its
+//! way. A push is on its way until its change arrived, or until the sidecar says that it worked through its
+//! generation and every change that it had then has arrived; a push in conflict is not, because the local file
+//! stays.
+
+use deadpool_postgres::GenericClient;
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::Value;
+use tokio_postgres::Row;
+use uuid::Uuid;
+use winston_wire::{Base, ContentHash};
+
+use super::pool::{all, hash, opt, unsigned};
+use super::{Db, DbError};
+
+/// The current files that meet a condition on `file_path`, one row per path.
+macro_rules! current_files {
+    ($condition:literal, $tail:literal) => {
+        concat!(
+            "WITH j AS (
+                SELECT epoch, acked_seq >= head_seq AS settled FROM journals
+                WHERE tenant_id = $1 ORDER BY first_seen_at DESC, epoch DESC LIMIT 1
+             ), i AS (
+                SELECT applied_generation, conflicts FROM tenant_instances WHERE tenant_id = $1
+             ), c AS (
+                SELECT DISTINCT ON (file_path) file_path, change_type, source, changed_by, changed_at, hash, size,
+                       content_omitted, snapshot_id
+                FROM file_changes
+                WHERE tenant_id = $1 AND epoch = (SELECT epoch FROM j) AND ",
+            $condition,
+            "   ORDER BY file_path, seq DESC
+             ), d AS (
+                SELECT f.file_path, f.generation, f.hash, f.base, f.actor, f.pushed_at, s.id AS snapshot_id, s.size,
+                       x.conflict,
+                       x.conflict IS NULL
+                       AND NOT EXISTS (
+                           SELECT FROM file_changes a
+                           WHERE a.tenant_id = $1 AND a.epoch = (SELECT epoch FROM j) AND a.file_path = f.file_path
+                             AND a.source = 'system' AND a.generation >= f.generation
+                       )
+                       AND NOT coalesce(
+                           f.generation <= (SELECT applied_generation FROM i) AND (SELECT settled FROM j), false
+                       ) AS pending
+                FROM (SELECT * FROM desired_files WHERE tenant_id = $1 AND ",
+            $condition,
+            ") f
+                LEFT JOIN file_snapshots s
+                    ON s.tenant_id = $1 AND s.file_path = f.file_path AND s.generation = f.generation AND s.epoch IS NULL
+                LEFT JOIN LATERAL (
+                    SELECT conflict FROM i, jsonb_array_elements(i.conflicts) AS conflict
+                    WHERE conflict->>'path' = f.file_path AND (conflict->>'generation')::bigint = f.generation
+                    LIMIT 1
+                ) x ON true
+             ), merged AS (
+                SELECT file_path, d.base, d.generation, coalesce(d.pending, false) AS pending, d.conflict,
+                       d.hash AS wanted,
+                       CASE WHEN d.pending OR c.file_path IS NULL AND d.conflict IS NULL THEN d.hash
+                            WHEN c.change_type <> 'delete' THEN c.hash END AS hash,
+                       CASE WHEN d.pending OR c.file_path IS NULL AND d.conflict IS NULL THEN d.size ELSE c.size END AS size,
+                       CASE WHEN d.pending OR c.file_path IS NULL THEN 'system' ELSE c.source END AS source,
+                       CASE WHEN d.pending OR c.file_path IS NULL THEN d.actor ELSE c.changed_by END AS actor,
+                       CASE WHEN d.pending OR c.file_path IS NULL THEN d.pushed_at ELSE c.changed_at END AS modified,
+                       CASE WHEN d.pending OR c.file_path IS NULL AND d.conflict IS NULL THEN d.snapshot_id
+                            ELSE c.snapshot_id END AS version,
+                       CASE WHEN d.pending OR c.file_path IS NULL THEN false ELSE c.content_omitted END AS omitted,
+                       c.file_path IS NOT NULL AND c.change_type <> 'delete' AND c.hash IS NULL AS unknown
+                FROM c FULL JOIN d USING (file_path)
+             )
+             SELECT file_path, base, generation, pending, conflict, wanted, hash, size, source, actor, modified,
+                    version, omitted
+             FROM merged ",
+            $tail
+        )
+    };
+}
+
+/// One current file.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct CurrentFile {
+    /// Path relative to the data directory.
+    pub(crate) path: String,
+    /// Content; absent when the file does not exist or its content was not kept.
+    pub(crate) hash: Option<ContentHash>,
+    /// Bytes.
+    pub(crate) size: Option<i64>,
+    /// `agent`, `admin` or `system`.
+    pub(crate) source: String,
+    /// Who, when that is known.
+    pub(crate) actor: Option<String>,
+    /// When.
+    pub(crate) modified: Timestamp,
+    /// Id of the version, when control has the content.
+    pub(crate) version: Option<i64>,
+    /// Pushed, and not yet confirmed by the sidecar.
+    pub(crate) pending: bool,
+    /// The newest push was not applied because somebody had edited the file.
+    pub(crate) conflict: Option<FileConflict>,
+    /// The file is on disk, but over the size limit, so control has the record only.
+    pub(crate) content_omitted: bool,
+    #[serde(skip)]
+    base: Option<String>,
+}
+
+/// Both sides of a conflict.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct FileConflict {
+    /// Generation of the push.
+    pub(crate) generation: u64,
+    /// Content that was pushed; `null` for a delete.
+    pub(crate) pushed_hash: Option<ContentHash>,
+    /// Content that the sidecar found; `null` when the file was missing.
+    pub(crate) local_hash: Option<ContentHash>,
+}
+
+impl CurrentFile {
+    fn from_row(row: &Row) -> Result<Self, DbError> {
+        let conflict: Option<Value> = row.get("conflict");
+        let conflict = match conflict {
+            None => None,
+            Some(value) => Some(FileConflict {
+                generation: unsigned(row.get("generation")),
+                pushed_hash: hash(row.get("wanted"))?,
+                local_hash: value.get("local_hash").and_then(Value::as_str).and_then(|text| text.parse().ok()),
+            }),
+        };
+        Ok(Self {
+            path: row.get("file_path"),
+            hash: hash(row.get("hash"))?,
+            size: row.get("size"),
+            source: row.get("source"),
+            actor: row.get("actor"),
+            modified: row.get("modified"),
+            version: row.get("version"),
+            pending: row.get("pending"),
+            conflict,
+            content_omitted: row.get("omitted"),
+            base: row.get("base"),
+        })
+    }
+}
+
+/// The newest version that control knows of a path, and what to push it onto.
+pub(crate) struct Known {
+    /// Hash of the newest version, pushes included.
+    pub(crate) latest: Option<ContentHash>,
+    /// What is on disk as far as control was told.
+    pub(crate) base: Base,
+}
+
+/// Looks up what a push of this path replaces.
+pub(crate) async fn known(client: &impl GenericClient, tenant: Uuid, path: &str) -> Result<Known, DbError> {
+    let Some(file) = current(client, tenant, path).await? else {
+        return Ok(Known { latest: None, base: Base::Absent });
+    };
+    let base = match (&file.base, file.pending) {
+        // The disk does not have the earlier push yet, so its base is still what the disk has.
+        (Some(base), true) => base.parse().map_err(|_| DbError::Value(format!("base {base:?} of {path}")))?,
+        // A file whose content control never saw counts as absent: the push ends as a conflict, not as a loss.
+        _ => file.hash.map_or(Base::Absent, Base::Hash),
+    };
+    Ok(Known { latest: file.hash, base })
+}
+
+/// The current state of one path; a row may also say that the file is gone.
+pub(crate) async fn current(
+    client: &impl GenericClient,
+    tenant: Uuid,
+    path: &str,
+) -> Result<Option<CurrentFile>, DbError> {
+    opt(client, current_files!("file_path = $2", ""), &[&tenant, &path])
+        .await?
+        .map(|row| CurrentFile::from_row(&row))
+        .transpose()
+}
+
+/// Current files below a textual prefix, by path, behind `after`. Files in conflict are listed even when they do
+/// not exist on disk.
+pub(crate) async fn list(
+    db: &Db,
+    tenant: Uuid,
+    prefix: &str,
+    after: &str,
+    limit: i64,
+) -> Result<Vec<CurrentFile>, DbError> {
+    all(
+        &db.client().await?,
+        current_files!(
+            "starts_with(file_path, $2) AND file_path > $3",
+            "WHERE hash IS NOT NULL OR unknown OR conflict IS NOT NULL ORDER BY file_path LIMIT $4"
+        ),
+        &[&tenant, &prefix, &after, &limit],
+    )
+    .await?
+    .iter()
+    .map(CurrentFile::from_row)
+    .collect()
+}
+
+/// One version of one file.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Version {
+    /// Id within the tenant.
+    pub(crate) id: i64,
+    /// Path relative to the data directory.
+    pub(crate) path: String,
+    /// Content.
+    pub(crate) hash: Option<ContentHash>,
+    /// Bytes.
+    pub(crate) size: i64,
+    /// `agent`, `admin` or `system`.
+    pub(crate) source: String,
+    /// Who, when that is known.
+    pub(crate) actor: Option<String>,
+    /// For a push: its generation.
+    pub(crate) generation: Option<i64>,
+    /// Journal that brought it; none for a push.
+    pub(crate) epoch: Option<Uuid>,
+    /// Its number in that journal.
+    pub(crate) seq: Option<i64>,
+    /// When the file got this content, as the sidecar saw it.
+    pub(crate) modified: Timestamp,
+    /// When control got it.
+    pub(crate) captured: Timestamp,
+}
+
+const VERSION_COLUMNS: &str =
+    "SELECT id, file_path, hash, size, source, actor, generation, epoch, seq, modified_at, captured_at
+     FROM file_snapshots WHERE tenant_id = $1 AND ";
+
+fn version_from_row(row: &Row) -> Result<Version, DbError> {
+    Ok(Version {
+        id: row.get(0),
+        path: row.get(1),
+        hash: hash(row.get(2))?,
+        size: row.get(3),
+        source: row.get(4),
+        actor: row.get(5),
+        generation: row.get(6),
+        epoch: row.get(7),
+        seq: row.get(8),
+        modified: row.get(9),
+        captured: row.get(10),
+    })
+}
+
+/// One version by id.
+pub(crate) async fn version(db: &Db, tenant: Uuid, path: &str, id: i64) -> Result<Option<Version>, DbError> {
+    opt(&db.client().await?, &format!("{VERSION_COLUMNS} file_path = $2 AND id = $3"), &[&tenant, &path, &id])
+        .await?
+        .map(|row| version_from_row(&row))
+        .transpose()
+}
+
+/// Versions, newest first, of one path or of all, older than `before`.
+pub(crate) async fn versions(
+    db: &Db,
+    tenant: Uuid,
+    path: Option<&str>,
+    before: Option<i64>,
+    limit: i64,
+) -> Result<Vec<Version>, DbError> {
+    let before = before.unwrap_or(i64::MAX);
+    let client = db.client().await?;
+    let rows = match path {
+        Some(path) => {
+            all(
+                &client,
+                &format!("{VERSION_COLUMNS} file_path = $2 AND id < $3 ORDER BY id DESC LIMIT $4"),
+                &[&tenant, &path, &before, &limit],
+            )
+            .await?
+        }
+        None => {
+            all(&client, &format!("{VERSION_COLUMNS} id < $2 ORDER BY id DESC LIMIT $3"), &[&tenant, &before, &limit])
+                .await?
+        }
+    };
+    rows.iter().map(version_from_row).collect()
+}
+
+/// One committed change.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct CommittedChange {
+    epoch: Uuid,
+    seq: i64,
+    path: String,
+    action: String,
+    source: String,
+    actor: Option<String>,
+    timestamp: Timestamp,
+    hash: Option<ContentHash>,
+    previous_hash: Option<ContentHash>,
+    size: Option<i64>,
+    generation: Option<i64>,
+    content_omitted: bool,
+    version: Option<i64>,
+    received: Timestamp,
+}
+
+/// Which changes to list.
+pub(crate) struct ChangeQuery<'a> {
+    /// One path only.
+    pub(crate) path: Option<&'a str>,
+    /// One journal only; with `after`, the newest when absent.
+    pub(crate) epoch: Option<Uuid>,
+    /// Oldest first, behind this number; newest first when absent.
+    pub(crate) after: Option<i64>,
+    /// At most so many.
+    pub(crate) limit: i64,
+}
+
+/// Committed changes.
+pub(crate) async fn changes(db: &Db, tenant: Uuid, query: &ChangeQuery<'_>) -> Result<Vec<CommittedChange>, DbError> {
+    let order = if query.after.is_some() {
+        "ORDER BY j.first_seen_at, c.seq"
+    } else {
+        "ORDER BY j.first_seen_at DESC, c.seq DESC"
+    };
+    let sql = format!(
+        "SELECT c.epoch, c.seq, c.file_path, c.change_type, c.source, c.changed_by, c.changed_at, c.hash,
+                c.previous_hash, c.size, c.generation, c.content_omitted, c.snapshot_id, c.received_at
+         FROM file_changes c JOIN journals j ON j.tenant_id = c.tenant_id AND j.epoch = c.epoch
+         WHERE c.tenant_id = $1 AND ($2::text IS NULL OR c.file_path = $2)
+           AND ($3::bigint IS NULL OR c.seq > $3)
+           AND c.epoch = coalesce($4, CASE WHEN $3 IS NULL THEN c.epoch ELSE (
+               SELECT epoch FROM journals WHERE tenant_id = $1 ORDER BY first_seen_at DESC, epoch DESC LIMIT 1
+           ) END)
+         {order} LIMIT $5"
+    );
+    let rows =
+        all(&db.client().await?, &sql, &[&tenant, &query.path, &query.after, &query.epoch, &query.limit]).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(CommittedChange {
+                epoch: row.get(0),
+                seq: row.get(1),
+                path: row.get(2),
+                action: row.get(3),
+                source: row.get(4),
+                actor: row.get(5),
+                timestamp: row.get(6),
+                hash: hash(row.get(7))?,
+                previous_hash: hash(row.get(8))?,
+                size: row.get(9),
+                generation: row.get(10),
+                content_omitted: row.get(11),
+                version: row.get(12),
+                received: row.get(13),
+            })
+        })
+        .collect()
+}

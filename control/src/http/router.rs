@@ -1,0 +1,87 @@
+//! The table of routes.
+
+use std::time::Duration;
+
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{delete, get, post, put};
+use axum::{Router, http::StatusCode};
+
+use super::error::Problem;
+use super::routes::{files, health, history, instances, sidecar, tenants, tokens};
+use super::{App, LIFECYCLE_LIMIT, LONG_POLL_LIMIT, REQUEST_LIMIT, auth, request_id};
+
+/// Largest body where nothing else is said.
+const BODY_BYTES: usize = 256 << 10;
+/// Largest batch of changes: 500 records with the longest paths, escaped.
+const BATCH_BYTES: usize = 16 << 20;
+/// Largest check-in: it lists conflicts.
+const CHECK_IN_BYTES: usize = 4 << 20;
+
+/// Every route, with its checks.
+pub(crate) fn router(app: App) -> Router {
+    let max_file = app.limits.max_file_bytes;
+    // A JSON push may be base64 or have every second character escaped.
+    let push = DefaultBodyLimit::max(max_file * 2 + BODY_BYTES);
+
+    let quick = Router::new()
+        .route("/api/tenants", get(tenants::list).post(tenants::create))
+        .route("/api/tenants/{id}", get(tenants::show).patch(tenants::update))
+        .route("/api/tenants/{id}/instance", get(instances::show))
+        .route("/api/tenants/{id}/instances", get(instances::list))
+        .route("/api/tenants/{id}/health", get(instances::health))
+        .route("/api/tenants/{id}/tokens", get(tokens::list).post(tokens::create))
+        .route("/api/tenants/{id}/tokens/rotate", post(tokens::rotate))
+        .route("/api/tenants/{id}/tokens/{token}", delete(tokens::revoke))
+        .route("/api/tenants/{id}/files", get(files::list))
+        .route(
+            "/api/tenants/{id}/files/{*path}",
+            get(files::read).put(files::push).delete(files::push_delete).layer(push),
+        )
+        .route("/api/tenants/{id}/versions", get(history::versions))
+        .route("/api/tenants/{id}/changes", get(history::changes))
+        .route_layer(middleware::from_fn_with_state(REQUEST_LIMIT, bounded));
+    let slow = Router::new()
+        .route("/api/tenants/{id}", delete(tenants::remove))
+        .route("/api/tenants/{id}/provision", post(instances::provision))
+        .route("/api/tenants/{id}/start", post(instances::start))
+        .route("/api/tenants/{id}/stop", post(instances::stop))
+        .route("/api/tenants/{id}/restart", post(instances::restart))
+        .route_layer(middleware::from_fn_with_state(LIFECYCLE_LIMIT, bounded));
+    let people = quick.merge(slow).route_layer(middleware::from_fn_with_state(app.clone(), auth::people));
+
+    let contents = Router::new()
+        .route(
+            "/api/sidecar/contents/{hash}",
+            put(sidecar::put_content).layer(DefaultBodyLimit::max(max_file)).get(sidecar::get_content),
+        )
+        .route("/api/sidecar/changes", post(sidecar::changes).layer(DefaultBodyLimit::max(BATCH_BYTES)))
+        .route("/api/sidecar/check-in", post(sidecar::check_in).layer(DefaultBodyLimit::max(CHECK_IN_BYTES)))
+        .route_layer(middleware::from_fn_with_state(REQUEST_LIMIT, bounded));
+    let long_poll = Router::new()
+        .route("/api/sidecar/desired", get(sidecar::desired))
+        .route_layer(middleware::from_fn_with_state(LONG_POLL_LIMIT, bounded));
+    let sidecars = contents.merge(long_poll).route_layer(middleware::from_fn_with_state(app.clone(), auth::sidecars));
+
+    Router::new()
+        .route("/api/health", get(health::show))
+        .merge(people)
+        .merge(sidecars)
+        .layer(DefaultBodyLimit::max(BODY_BYTES))
+        .fallback(async || Problem::not_found("Not found"))
+        .layer(middleware::from_fn(request_id::layer))
+        .with_state(app)
+}
+
+/// Ends a request that takes too long.
+async fn bounded(State(limit): State<Duration>, request: Request, next: Next) -> Response {
+    tokio::time::timeout(limit, next.run(request)).await.unwrap_or_else(|_| {
+        Problem::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            "timeout",
+            format!("The request took longer than {} s", limit.as_secs()),
+        )
+        .into_response()
+    })
+}

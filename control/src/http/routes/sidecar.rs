@@ -1,0 +1,198 @@
+//! `/api/sidecar/*`: what sidecars call. See `winston_wire` for the conversation.
+
+use std::time::Duration;
+
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse as _, Response};
+use axum::{Extension, Json};
+use http::{HeaderValue, StatusCode, header};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use tokio::time::Instant;
+use winston_wire::{
+    ChangeBatch, ChangeBatchAnswer, CheckIn, CheckInAnswer, ContentHash, Desired, GatewayState, PROTOCOL_VERSION,
+};
+
+use super::super::App;
+use super::super::error::{Problem, sentence};
+use super::super::extract::{Args, Body, Raw};
+use crate::db::tokens::Identity;
+use crate::db::{batch, contents, desired, sidecar_sync, tokens};
+
+/// Longest wait of a long poll, in seconds.
+const MAX_WAIT_SECONDS: u64 = 55;
+/// How often a long poll looks although nobody woke it: notifications are hints, and tokens expire by themselves.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Heartbeat.
+pub(in super::super) async fn check_in(
+    State(app): State<App>,
+    Extension(identity): Extension<Identity>,
+    Body(report): Body<Value>,
+) -> Result<Json<CheckInAnswer>, Problem> {
+    // Before the rest is read: another protocol may have another shape.
+    let protocol = report.get("protocol").and_then(Value::as_u64);
+    if protocol != Some(u64::from(PROTOCOL_VERSION)) {
+        return Err(Problem::bad(
+            "protocol_mismatch",
+            format!("This control speaks sidecar protocol {PROTOCOL_VERSION}"),
+        )
+        .with("protocol", PROTOCOL_VERSION));
+    }
+    let report = without_nul(report);
+    let report: CheckIn = serde_json::from_value(report)
+        .map_err(|error| Problem::bad("bad_json", format!("The body is not a check-in: {error}")))?;
+    let done = sidecar_sync::check_in(
+        &app.db,
+        identity.tenant,
+        &report,
+        health(report.gateway.state),
+        &value(&report.gateway),
+        &value(&report.conflicts),
+    )
+    .await?;
+    Ok(Json(CheckInAnswer {
+        tenant_id: identity.tenant,
+        acked_seq: done.acked_seq,
+        desired_generation: done.generation,
+        heartbeat_seconds: app.limits.heartbeat_seconds,
+    }))
+}
+
+/// Word for `health_status`.
+fn health(gateway: GatewayState) -> &'static str {
+    match gateway {
+        GatewayState::Ready => "healthy",
+        GatewayState::Starting | GatewayState::WaitingForConfig => "starting",
+        GatewayState::Disabled | GatewayState::Stopped | GatewayState::Stopping => "stopped",
+        GatewayState::Unresponsive | GatewayState::Backoff | GatewayState::CrashLooping => "unhealthy",
+    }
+}
+
+fn value(part: &impl Serialize) -> Value {
+    serde_json::to_value(part).unwrap_or_default()
+}
+
+/// PostgreSQL can keep no NUL in text; a gateway's last words may have one.
+fn without_nul(value: Value) -> Value {
+    match value {
+        Value::String(text) if text.contains('\0') => text.replace('\0', "\u{fffd}").into(),
+        Value::Array(items) => items.into_iter().map(without_nul).collect(),
+        Value::Object(members) => {
+            members.into_iter().map(|(key, value)| (key.replace('\0', "\u{fffd}"), without_nul(value))).collect()
+        }
+        other => other,
+    }
+}
+
+/// A batch of changes.
+pub(in super::super) async fn changes(
+    State(app): State<App>,
+    Extension(identity): Extension<Identity>,
+    Body(batch): Body<ChangeBatch>,
+) -> Result<Json<ChangeBatchAnswer>, Problem> {
+    batch::check(&batch).map_err(|error| {
+        let code = match error {
+            batch::BadBatch::TooMany => "too_many_changes",
+            batch::BadBatch::Sequence(_) => "bad_sequence",
+            batch::BadBatch::Path { .. } => "bad_path",
+            batch::BadBatch::Change { .. } => "bad_change",
+        };
+        Problem::bad(code, sentence(&error.to_string()))
+    })?;
+    Ok(Json(sidecar_sync::commit(&app.db, identity.tenant, &batch).await?))
+}
+
+fn content_hash(text: &str) -> Result<ContentHash, Problem> {
+    text.parse().map_err(|error: winston_wire::ParseHashError| Problem::bad("bad_hash", sentence(&error.to_string())))
+}
+
+/// Stores a content under its hash.
+pub(in super::super) async fn put_content(
+    State(app): State<App>,
+    Extension(identity): Extension<Identity>,
+    Path(hash): Path<String>,
+    Raw(body): Raw,
+) -> Result<StatusCode, Problem> {
+    let hash = content_hash(&hash)?;
+    let actual = ContentHash::from_bytes(Sha256::digest(&body).into());
+    if actual != hash {
+        return Err(Problem::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "hash_mismatch",
+            "The body does not have this hash",
+        )
+        .with("actual_hash", json!(actual)));
+    }
+    contents::put(&app.db.client().await?, identity.tenant, &hash, &body).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// A content of this tenant.
+pub(in super::super) async fn get_content(
+    State(app): State<App>,
+    Extension(identity): Extension<Identity>,
+    Path(hash): Path<String>,
+) -> Result<Response, Problem> {
+    let hash = content_hash(&hash)?;
+    let content = contents::get(&app.db, identity.tenant, &hash)
+        .await?
+        .ok_or_else(|| Problem::not_found("There is no such content"))?;
+    let octets = HeaderValue::from_static("application/octet-stream");
+    Ok(([(header::CONTENT_TYPE, octets)], content).into_response())
+}
+
+#[derive(Deserialize)]
+pub(in super::super) struct DesiredArgs {
+    #[serde(default)]
+    generation: u64,
+    #[serde(default)]
+    wait: u64,
+}
+
+/// Files newer than a generation; waits for some when there are none.
+pub(in super::super) async fn desired(
+    State(app): State<App>,
+    Extension(identity): Extension<Identity>,
+    Args(args): Args<DesiredArgs>,
+) -> Result<Json<Desired>, Problem> {
+    let deadline = Instant::now() + Duration::from_secs(args.wait.min(MAX_WAIT_SECONDS));
+    let mut stopping = app.stopping.clone();
+    let subscription = app.hub.subscribe(identity.tenant);
+    let mut first = true;
+    loop {
+        // Registered before the look, so that a push between look and wait is not missed.
+        let woken = subscription.woken();
+        let desired = {
+            let client = app.db.client().await?;
+            if !first && !tokens::still_valid(&client, identity).await? {
+                return Err(Problem::unauthorized("The sidecar token is not valid any more"));
+            }
+            desired::since(&client, identity.tenant, args.generation).await?
+        };
+        first = false;
+        let news = !desired.files.is_empty() || desired.generation != args.generation;
+        if news || Instant::now() >= deadline || *stopping.borrow() {
+            return Ok(Json(desired));
+        }
+        tokio::select! {
+            () = woken => {}
+            () = tokio::time::sleep_until(deadline.min(Instant::now() + LOOK_EVERY)) => {}
+            _ = stopping.changed() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nul_characters_are_replaced_everywhere() {
+        let value = json!({"a\0": ["x\0y", {"b": "\0"}], "n": 1});
+        let text = without_nul(value).to_string();
+        assert!(!text.contains("\\u0000"), "{text}");
+        assert!(text.contains("x\u{fffd}y"));
+    }
+}

@@ -1,0 +1,83 @@
+//! The demo: control, one tenant and the real gateway on this machine, and a story that checks itself while it is told.
+
+mod stage;
+mod story;
+mod tell;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, bail};
+use lexopt::Arg::Long;
+use nix::sys::signal::{SigSet, Signal};
+
+use stage::Stage;
+use tell::Teller;
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub struct Options {
+    /// Tell the story, stop everything, and end.
+    pub once: bool,
+    /// Forget what earlier runs left.
+    pub reset: bool,
+    /// Where everything is kept.
+    pub dir: PathBuf,
+}
+
+impl Options {
+    /// Reads the command line and `WINSTON_DEMO_DIR`.
+    pub fn parse() -> Result<Self> {
+        let mut parser = lexopt::Parser::from_env();
+        let dir = std::env::var_os("WINSTON_DEMO_DIR").map_or_else(|| PathBuf::from(".winston-demo"), PathBuf::from);
+        let mut options = Self { once: false, reset: false, dir: std::path::absolute(dir)? };
+        while let Some(argument) = parser.next()? {
+            match argument {
+                Long("once") => options.once = true,
+                Long("reset") => options.reset = true,
+                other => return Err(other.unexpected().into()),
+            }
+        }
+        Ok(options)
+    }
+}
+
+/// Runs the demo. Whatever happens, nothing that it started is left running.
+pub fn run(options: &Options) -> Result<()> {
+    let teller = Arc::new(Teller::new());
+    // Blocked before any thread exists, so that only the thread below gets them.
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGINT);
+    signals.add(Signal::SIGTERM);
+    signals.thread_block().context("signals")?;
+    let stage = Arc::new(Stage::set(options, &teller)?);
+    let (asked, stopped) = std::sync::mpsc::channel();
+    let interrupted = Arc::clone(&stage);
+    std::thread::spawn(move || {
+        // A second signal finds everything stopping already.
+        while signals.wait().is_ok() {
+            interrupted.interrupt();
+            let _ = asked.send(());
+        }
+    });
+
+    let told = story::tell(&stage, &teller);
+    let interrupted = stage.is_interrupted();
+    if told.is_ok() && !options.once && !interrupted {
+        stage.farewell(&teller);
+        let _ = stopped.recv();
+    }
+    if interrupted || !options.once {
+        teller.heading("Stopping");
+    }
+    let struck = stage.strike(&teller);
+    match told {
+        Err(_) if interrupted => {}
+        told => told?,
+    }
+    struck?;
+    if interrupted && options.once {
+        bail!("interrupted");
+    }
+    Ok(())
+}
