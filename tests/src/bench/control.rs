@@ -83,6 +83,11 @@ impl Control {
         self.address.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0)))
     }
 
+    /// Its process id.
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// A call with the admin's key.
     pub(super) fn call(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Answer> {
         let bearer = format!("Bearer {}", self.key);

@@ -41,7 +41,7 @@ pub(super) fn section(report: &mut Report, plan: Plan) -> Result<()> {
     for (id, name, setup) in &volumes {
         report.row(start_row(setup, plan.starts, id, name)?);
         let sidecar = setup.start()?;
-        idle.push(memory_row(&sidecar, &format!("idle.{id}"), &format!("idle, {name}"), IDLE)?);
+        idle.push(memory_row(sidecar.pid(), &format!("idle.{id}"), &format!("idle, {name}"), Some(IDLE))?);
         idle.push(rest_row(&sidecar, plan.idle, id, name)?);
     }
     report.end()?;
@@ -49,27 +49,38 @@ pub(super) fn section(report: &mut Report, plan: Plan) -> Result<()> {
     report.end()
 }
 
-/// Memory of a sidecar that has worked, once it has come to rest.
-pub(super) fn after_load(report: &mut Report, sidecar: &Sidecar) -> Result<()> {
-    report.begin("Footprint: after all of this")?;
-    let row = memory_row(sidecar, "loaded", "after the loads", LOADED)?;
-    let files = sidecar.status()?["watch"]["files"].as_f64().unwrap_or(0.0);
-    report.row(row.value("peak rss", megabytes(proc::peak_rss(sidecar.pid())?), Unit::Megabytes).value(
-        "files",
-        files,
-        Unit::Count,
-    ));
+/// Memory of a sidecar that has worked, once it has come to rest, and the most that it ever had.
+pub(super) fn loaded(sidecar: &Sidecar, id: &str, label: &str) -> Result<Row> {
+    let (pid, status) = (sidecar.pid(), sidecar.status()?);
+    Ok(memory_row(pid, id, label, Some(LOADED))?
+        .goal("peak", megabytes(proc::peak_rss(pid)?), Unit::Megabytes, LOADED)
+        .value("files", status["watch"]["files"].as_f64().unwrap_or(0.0), Unit::Count))
+}
+
+/// Memory of another process.
+pub(super) fn other(pid: u32, id: &str, label: &str) -> Result<Row> {
+    Ok(memory_row(pid, id, label, None)?.value("peak", megabytes(proc::peak_rss(pid)?), Unit::Megabytes))
+}
+
+/// Memory of everything that has worked.
+pub(super) fn loaded_section(report: &mut Report, rows: Vec<Row>) -> Result<()> {
+    report.begin("Memory after all of this")?;
+    rows.into_iter().for_each(|row| report.row(row));
     report.end()
 }
 
-fn memory_row(sidecar: &Sidecar, id: &str, label: &str, goal: Goal) -> Result<Row> {
-    let memory = proc::settled_memory(sidecar.pid())?;
-    Ok(Row::new(format!("memory.{id}"), format!("memory, {label}"))
-        .goal("rss", megabytes(memory.rss), Unit::Megabytes, goal)
+fn memory_row(pid: u32, id: &str, label: &str, goal: Option<Goal>) -> Result<Row> {
+    let memory = proc::settled_memory(pid)?;
+    let row = Row::new(format!("memory.{id}"), format!("memory, {label}"));
+    let row = match goal {
+        Some(goal) => row.goal("rss", megabytes(memory.rss), Unit::Megabytes, goal),
+        None => row.value("rss", megabytes(memory.rss), Unit::Megabytes),
+    };
+    Ok(row
         .value("pss", megabytes(memory.pss), Unit::Megabytes)
         .value("private", megabytes(memory.private), Unit::Megabytes)
         .value("dirty", megabytes(memory.dirty), Unit::Megabytes)
-        .value("threads", proc::threads(sidecar.pid())? as f64, Unit::Count))
+        .value("threads", proc::threads(pid)? as f64, Unit::Count))
 }
 
 /// What the process does when there is nothing to do.

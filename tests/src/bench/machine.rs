@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use nix::sys::statfs::{
     BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, FsType, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC, XFS_SUPER_MAGIC, statfs,
 };
@@ -31,6 +31,31 @@ pub(super) fn describe(report: &mut Report, setup: &Setup) -> Result<()> {
         report.warn("the data directory is in memory, where flushes are free; set TMPDIR to a directory on a disk")?;
     }
     Ok(())
+}
+
+/// What the machine's processors have done so far, in ticks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ticks {
+    all: u64,
+    stolen: u64,
+}
+
+impl Ticks {
+    /// Until now.
+    pub(super) fn now() -> Result<Self> {
+        let text = fs::read_to_string("/proc/stat")?;
+        let line = text.lines().next().context("/proc/stat is empty")?;
+        // user, nice, system, idle, iowait, irq, softirq, steal; what follows is in the first two already.
+        let fields = line.split_ascii_whitespace().skip(1).take(8).map(|field| Ok(field.parse()?));
+        let ticks = fields.collect::<Result<Vec<u64>>>()?;
+        Ok(Self { all: ticks.iter().sum(), stolen: ticks.get(7).copied().unwrap_or(0) })
+    }
+
+    /// Share that the host has given to other machines since then, in percent.
+    pub(super) fn stolen_percent_since(self, before: Self) -> f64 {
+        let all = self.all.saturating_sub(before.all).max(1);
+        self.stolen.saturating_sub(before.stolen) as f64 / all as f64 * 100.0
+    }
 }
 
 /// Whether a directory's files are in memory only.

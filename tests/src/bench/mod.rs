@@ -85,12 +85,17 @@ fn measure(report: &mut Report, plan: Plan) -> Result<()> {
     disk::section(report, setup.outside(), plan).context("calibration")?;
     footprint::section(report, plan).context("footprint")?;
 
+    let mut memory = Vec::new();
     let sidecar = setup.start()?;
     reads::section(report, &sidecar, plan).context("reads")?;
+    memory.push(footprint::loaded(&sidecar, "reads", "sidecar after the reads")?);
     writes::section(report, &sidecar, plan).context("writes")?;
-    writes::memory_section(report, plan).context("writes in memory")?;
-    footprint::after_load(report, &sidecar).context("footprint after load")?;
+    memory.push(footprint::loaded(&sidecar, "writes", "sidecar after the writes")?);
     sidecar.stop()?;
+    writes::memory_section(report, plan).context("writes in memory")?;
 
-    sync::section(report, plan).context("with control")
+    let mut synced = sync::section(report, plan).context("with control");
+    memory.extend(synced.as_mut().map(std::mem::take).unwrap_or_default());
+    footprint::loaded_section(report, memory)?;
+    synced.map(drop)
 }

@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 use super::load::{Load, Outcome, Requests};
+use super::machine::Ticks;
 use super::proc::Cores;
 use super::report::{Goal, Report, Row, Unit};
 use super::{CONNECTIONS, Plan, writes};
@@ -10,6 +11,9 @@ use crate::process::TEST_TOKEN;
 use crate::sidecar::Sidecar;
 
 const RATE: Goal = Goal::AtLeast(30_000.0);
+
+/// Percent of the time from which on others have disturbed the figures.
+const DISTURBED: f64 = 5.0;
 
 /// The media type that asks for bytes instead of JSON.
 const RAW: &str = "application/octet-stream";
@@ -83,7 +87,7 @@ pub(super) fn section(report: &mut Report, sidecar: &Sidecar, plan: Plan) -> Res
     if cores.is_none() {
         report.warn("there is one processor only: reads share it with the load generator")?;
     }
-    let mut costs = Vec::new();
+    let (mut costs, mut kept_waiting, ticks) = (Vec::new(), 0.0_f64, Ticks::now()?);
     for case in &CASES {
         if let Some(cores) = &cores {
             cores.separate(sidecar.pid())?;
@@ -93,6 +97,7 @@ pub(super) fn section(report: &mut Report, sidecar: &Sidecar, plan: Plan) -> Res
             cores.release(sidecar.pid())?;
         }
         let outcome = outcome?;
+        kept_waiting = kept_waiting.max(outcome.queued_percent());
         let row = Row::new(format!("get.{}", case.id), case.label);
         let row = match case.goal {
             Some(goal) => row.goal("rate", outcome.rate(), Unit::PerSecond, goal),
@@ -110,7 +115,15 @@ pub(super) fn section(report: &mut Report, sidecar: &Sidecar, plan: Plan) -> Res
     }
     report.end()?;
     costs.into_iter().for_each(|row| report.row(row));
-    report.end()
+    report.end()?;
+    let stolen = Ticks::now()?.stolen_percent_since(ticks);
+    if kept_waiting.max(stolen) > DISTURBED {
+        report.warn(&format!(
+            "others had the processors too (up to {kept_waiting:.0} % of the time here, {stolen:.0} % on the host): \
+             here the processor time of a request tells more than the rate"
+        ))?;
+    }
+    Ok(())
 }
 
 fn run(sidecar: &Sidecar, case: &Case, plan: Plan) -> Result<Outcome> {

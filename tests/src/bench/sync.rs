@@ -11,7 +11,7 @@ use winston_wire::ContentHash;
 use super::control::Control;
 use super::report::{Goal, Report, Row, Unit};
 use super::stats::Latencies;
-use super::{Plan, writes};
+use super::{Plan, footprint, writes};
 use crate::process::PATIENCE;
 use crate::sidecar::{Setup, Sidecar};
 
@@ -27,8 +27,8 @@ const DISK_PAUSE: Duration = Duration::from_micros(200);
 const EDITED: &str = "workspace/bench-edit.md";
 const PUSHED: &str = "workspace/bench-push.md";
 
-/// Measures both ways.
-pub(super) fn section(report: &mut Report, plan: Plan) -> Result<()> {
+/// Measures both ways; the memory of both ends afterwards.
+pub(super) fn section(report: &mut Report, plan: Plan) -> Result<Vec<Row>> {
     report.begin("With control: one tenant, everything on this machine")?;
     let control = Control::start()?;
     let tenant = control.tenant()?;
@@ -46,8 +46,12 @@ pub(super) fn section(report: &mut Report, plan: Plan) -> Result<()> {
     let pushes = rounds.map(|round| push(&control, &sidecar, &tenant.id, round)).collect::<Result<_>>()?;
     report.row(row("sync.push", "push to control → bytes on disk", &Latencies::of(pushes)));
     report.end()?;
+    let memory = vec![
+        footprint::loaded(&sidecar, "synced", "sidecar after edits and pushes")?,
+        footprint::other(control.pid(), "control", "control, without its database")?,
+    ];
     sidecar.stop()?;
-    Ok(())
+    Ok(memory)
 }
 
 fn row(id: &str, label: &str, latencies: &Latencies) -> Row {
