@@ -84,7 +84,11 @@ pub(crate) const VARIABLES: &[Variable] = &[
     Variable { name: "OPENAI_API_KEY", default: "", meaning: "Passed to local tenants." },
     Variable { name: "GEMINI_API_KEY", default: "", meaning: "Passed to local tenants." },
     Variable { name: "OPENROUTER_API_KEY", default: "", meaning: "Passed to local tenants." },
-    Variable { name: "MOONSHOT_API_KEY", default: "", meaning: "Passed to local tenants." },
+    Variable {
+        name: "MOONSHOT_API_KEY",
+        default: "",
+        meaning: "Passed to local tenants, as `MOONSHOT_PLATFORM_API_KEY`.",
+    },
 ];
 
 /// Model providers' keys, which tenants get from control's environment.

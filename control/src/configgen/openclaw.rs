@@ -2,10 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::{Facts, Layout, Settings, provider_model};
+use super::{Facts, Layout, Settings, models_section, provider_model};
 
 /// The gateway's configuration, pretty-printed. The gateway may rewrite it later; it is an ordinary tenant file.
 pub(crate) fn config(facts: &Facts, settings: &Settings, layout: &Layout) -> String {
+    let model = provider_model(&facts.selected_model);
     let mut config = json!({
         "gateway": {
             // Without `mode` the gateway refuses to start.
@@ -24,12 +25,15 @@ pub(crate) fn config(facts: &Facts, settings: &Settings, layout: &Layout) -> Str
                 "workspace": literal(&layout.workspace),
                 // The workspace's files come from us, not from a first-run ritual.
                 "skipBootstrap": true,
-                "model": {"primary": provider_model(&facts.selected_model)},
+                "model": {"primary": model},
             },
         },
         "update": {"checkOnStart": false},
         "discovery": {"mdns": {"mode": "off"}},
     });
+    if let Some(models) = models_section(&model) {
+        config["models"] = models;
+    }
     if let Some(origin) = &layout.public_origin {
         config["gateway"]["controlUi"] = json!({"allowedOrigins": [literal(origin)]});
     }
@@ -79,6 +83,18 @@ mod tests {
         settings.telegram_token_set = true;
         let telegram = &parsed(&settings, &samples::layout())["channels"]["telegram"];
         assert_eq!(telegram["botToken"], "${TELEGRAM_BOT_TOKEN}");
+    }
+
+    #[test]
+    fn a_kimi_model_brings_its_provider() {
+        let (mut facts, settings) = samples::hostile();
+        let config =
+            |facts: &Facts| -> Value { serde_json::from_str(&config(facts, &settings, &samples::layout())).unwrap() };
+        assert!(config(&facts).get("models").is_none());
+        facts.selected_model = "kimi-k2.5".to_owned();
+        let config = config(&facts);
+        assert_eq!(config["agents"]["defaults"]["model"]["primary"], "moonshot-api/kimi-k2.5");
+        assert_eq!(config["models"]["providers"]["moonshot-api"]["models"][0]["id"], "kimi-k2.5");
     }
 
     #[test]

@@ -32,7 +32,7 @@ use winston_wire::env::Secret;
 use super::process::ProcessId;
 use super::{Observed, Place, Provider, ProviderError, Secrets, Stopped};
 use crate::config::LocalConfig;
-use crate::configgen::Layout;
+use crate::configgen::{KIMI_KEY_VARIABLE, Layout};
 use crate::data_dir::private_dir;
 
 /// Longest wait for a tenant that was asked to stop: the gateway drains its runs first.
@@ -216,7 +216,7 @@ impl Local {
         let mut command = Command::new(&self.entrypoint);
         command
             .env_clear()
-            .envs(self.config.keys.iter().map(|(name, key)| (name, key.expose())))
+            .envs(self.config.keys.iter().map(|(name, key)| (tenant_name(name), key.expose())))
             .env("PATH", &self.config.path)
             .env("HOME", &home)
             .env("LANG", "C.UTF-8")
@@ -318,6 +318,11 @@ impl Provider for Local {
     fn destroy(&self, tenant: Uuid, purge: bool) -> BoxFuture<'_, Result<(), ProviderError>> {
         Box::pin(self.destroy_now(tenant, purge))
     }
+}
+
+/// Under which name a tenant gets the key that control has under `name`.
+fn tenant_name(name: &'static str) -> &'static str {
+    if name == "MOONSHOT_API_KEY" { KIMI_KEY_VARIABLE } else { name }
 }
 
 fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> ProviderError {

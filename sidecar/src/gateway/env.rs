@@ -26,7 +26,8 @@ const ALLOWED: &[&str] = &[
     "GEMINI_API_KEY",
     "GOOGLE_API_KEY",
     "OPENROUTER_API_KEY",
-    "MOONSHOT_API_KEY",
+    // Not `MOONSHOT_API_KEY`, which makes the gateway fetch a plugin before it is ready.
+    "MOONSHOT_PLATFORM_API_KEY",
     "XAI_API_KEY",
     "GROQ_API_KEY",
     "MISTRAL_API_KEY",

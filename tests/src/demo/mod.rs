@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use lexopt::Arg::Long;
-use nix::sys::signal::{SigSet, Signal};
+use tokio::signal::unix::{SignalKind, signal};
 
 use stage::Stage;
 use tell::Teller;
@@ -45,21 +45,13 @@ impl Options {
 /// Runs the demo. Whatever happens, nothing that it started is left running.
 pub fn run(options: &Options) -> Result<()> {
     let teller = Arc::new(Teller::new());
-    // Blocked before any thread exists, so that only the thread below gets them.
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGINT);
-    signals.add(Signal::SIGTERM);
-    signals.thread_block().context("signals")?;
     let stage = Arc::new(Stage::set(options, &teller)?);
     let (asked, stopped) = std::sync::mpsc::channel();
     let interrupted = Arc::clone(&stage);
-    std::thread::spawn(move || {
-        // A second signal finds everything stopping already.
-        while signals.wait().is_ok() {
-            interrupted.interrupt();
-            let _ = asked.send(());
-        }
-    });
+    on_signals(move || {
+        interrupted.interrupt();
+        let _ = asked.send(());
+    })?;
 
     let told = story::tell(&stage, &teller);
     let interrupted = stage.is_interrupted();
@@ -79,5 +71,26 @@ pub fn run(options: &Options) -> Result<()> {
     if interrupted && options.once {
         bail!("interrupted");
     }
+    Ok(())
+}
+
+/// Calls `act` for each SIGINT and SIGTERM. Handlers and not a blocked mask, which the processes that we start would inherit.
+fn on_signals(act: impl Fn() + Send + 'static) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("signals")?;
+    let guard = runtime.enter();
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    drop(guard);
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            loop {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
+                act();
+            }
+        });
+    });
     Ok(())
 }
