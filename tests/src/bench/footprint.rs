@@ -51,13 +51,12 @@ pub(super) fn section(report: &mut Report, plan: Plan) -> Result<()> {
 
 /// Memory of a sidecar that has worked, once it has come to rest, and the most that it ever had.
 pub(super) fn loaded(sidecar: &Sidecar, id: &str, label: &str) -> Result<Row> {
-    let (pid, status) = (sidecar.pid(), sidecar.status()?);
-    Ok(memory_row(pid, id, label, Some(LOADED))?
-        .goal("peak", megabytes(proc::peak_rss(pid)?), Unit::Megabytes, LOADED)
-        .value("files", status["watch"]["files"].as_f64().unwrap_or(0.0), Unit::Count))
+    let pid = sidecar.pid();
+    let row = memory_row(pid, id, label, Some(LOADED))?;
+    Ok(row.goal("peak", megabytes(proc::peak_rss(pid)?), Unit::Megabytes, LOADED))
 }
 
-/// Memory of another process.
+/// The same of another process, which has no goal.
 pub(super) fn other(pid: u32, id: &str, label: &str) -> Result<Row> {
     Ok(memory_row(pid, id, label, None)?.value("peak", megabytes(proc::peak_rss(pid)?), Unit::Megabytes))
 }

@@ -43,8 +43,8 @@ pub(super) struct Outcome {
     elapsed: Duration,
     /// Processor time of the process that answered.
     server: Duration,
-    /// Time in which its first thread could have run but had no processor.
-    queued: Duration,
+    /// Time in which its first thread could have run but another process had the processor.
+    kept_waiting: Duration,
     /// Processor time of the generator.
     client: Duration,
 }
@@ -56,7 +56,7 @@ impl Outcome {
             latencies: self.latencies.and(other.latencies),
             elapsed: self.elapsed + other.elapsed,
             server: self.server + other.server,
-            queued: self.queued + other.queued,
+            kept_waiting: self.kept_waiting + other.kept_waiting,
             client: self.client + other.client,
         }
     }
@@ -83,8 +83,8 @@ impl Outcome {
 
     /// Share of the time in which it was ready but others had the processor, in percent. Much of it means that the
     /// rate says more about the machine than about the server.
-    pub(super) fn queued_percent(&self) -> f64 {
-        self.queued.as_secs_f64() / self.elapsed.as_secs_f64() * 100.0
+    pub(super) fn kept_waiting_percent(&self) -> f64 {
+        self.kept_waiting.as_secs_f64() / self.elapsed.as_secs_f64() * 100.0
     }
 
     /// Share of the time in which the generator had a processor, in percent. Near 100 it is the generator that was measured.
@@ -113,7 +113,7 @@ impl Load {
             (0..self.connections).map(|number| self.connect(&poll, number)).collect::<Result<Vec<_>>>()?;
         let mut events: Vec<epoll::Event> = Vec::with_capacity(self.connections);
         let mut durations = Vec::with_capacity(1 << 18);
-        let before = (proc::processor_time(self.pid)?, proc::queued_time(self.pid)?, proc::own_processor_time()?);
+        let before = (proc::processor_time(self.pid)?, proc::scheduled(self.pid)?, proc::own_processor_time()?);
         let started = Instant::now();
         let deadline = started + self.time;
         for (number, connection) in connections.iter_mut().enumerate() {
@@ -141,11 +141,15 @@ impl Load {
                 }
             }
         }
+        let elapsed = started.elapsed();
+        let (server, first) = (proc::processor_time(self.pid)? - before.0, proc::scheduled(self.pid)?);
+        // On one processor the first thread also waits for the other threads of its own process.
+        let own_threads = server.saturating_sub(first.ran - before.1.ran);
         Ok(Outcome {
             latencies: Latencies::of(durations),
-            elapsed: started.elapsed(),
-            server: proc::processor_time(self.pid)? - before.0,
-            queued: proc::queued_time(self.pid)? - before.1,
+            elapsed,
+            server,
+            kept_waiting: (first.waited - before.1.waited).saturating_sub(own_threads),
             client: proc::own_processor_time()? - before.2,
         })
     }

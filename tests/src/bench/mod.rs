@@ -90,7 +90,8 @@ fn measure(report: &mut Report, plan: Plan) -> Result<()> {
     reads::section(report, &sidecar, plan).context("reads")?;
     memory.push(footprint::loaded(&sidecar, "reads", "sidecar after the reads")?);
     writes::section(report, &sidecar, plan).context("writes")?;
-    memory.push(footprint::loaded(&sidecar, "writes", "sidecar after the writes")?);
+    let files = sidecar.status()?["watch"]["files"].as_u64().unwrap_or(0);
+    memory.push(footprint::loaded(&sidecar, "writes", &format!("sidecar after the writes, {files} files"))?);
     sidecar.stop()?;
     writes::memory_section(report, plan).context("writes in memory")?;
 

@@ -79,11 +79,21 @@ pub(super) fn processor_time(pid: u32) -> Result<Duration> {
     Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
 }
 
-/// Time in which the first thread of a process was ready to run but had no processor, so far.
-pub(super) fn queued_time(pid: u32) -> Result<Duration> {
+/// What the first thread of a process has had from the scheduler so far.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scheduled {
+    /// On a processor.
+    pub(super) ran: Duration,
+    /// Ready, but without a processor.
+    pub(super) waited: Duration,
+}
+
+/// The first thread's time until now.
+pub(super) fn scheduled(pid: u32) -> Result<Scheduled> {
     let text = fs::read_to_string(format!("/proc/{pid}/schedstat"))?;
-    let nanos = text.split_ascii_whitespace().nth(1).context("schedstat has no second field")?;
-    Ok(Duration::from_nanos(nanos.parse()?))
+    let mut fields = text.split_ascii_whitespace().map(|field| field.parse().map(Duration::from_nanos));
+    let mut next = || fields.next().context("schedstat is too short")?.context("schedstat");
+    Ok(Scheduled { ran: next()?, waited: next()? })
 }
 
 /// Processor time of the calling thread so far.
@@ -171,7 +181,8 @@ mod tests {
         let memory = memory(pid)?;
         assert!(memory.rss >= memory.private && memory.private >= memory.dirty && memory.dirty > 0);
         assert!(peak_rss(pid)? > 0 && threads(pid)? > 0 && switches(pid)? > 0);
-        assert!(processor_time(pid)? < Duration::from_secs(3600));
+        let scheduled = scheduled(pid)?;
+        assert!(processor_time(pid)?.max(scheduled.ran + scheduled.waited) < Duration::from_secs(3600));
         Ok(())
     }
 

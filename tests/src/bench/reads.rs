@@ -97,7 +97,7 @@ pub(super) fn section(report: &mut Report, sidecar: &Sidecar, plan: Plan) -> Res
             cores.release(sidecar.pid())?;
         }
         let outcome = outcome?;
-        kept_waiting = kept_waiting.max(outcome.queued_percent());
+        kept_waiting = kept_waiting.max(outcome.kept_waiting_percent());
         let row = Row::new(format!("get.{}", case.id), case.label);
         let row = match case.goal {
             Some(goal) => row.goal("rate", outcome.rate(), Unit::PerSecond, goal),
@@ -109,7 +109,7 @@ pub(super) fn section(report: &mut Report, sidecar: &Sidecar, plan: Plan) -> Res
                 .value("processor time each", outcome.server_micros(), Unit::Micros)
                 .value("a whole processor does", 1e6 / outcome.server_micros(), Unit::PerSecond)
                 .value("sidecar busy", outcome.server_percent(), Unit::Percent)
-                .value("kept waiting", outcome.queued_percent(), Unit::Percent)
+                .value("kept waiting", outcome.kept_waiting_percent(), Unit::Percent)
                 .value("load generator busy", outcome.client_percent(), Unit::Percent),
         );
     }

@@ -187,7 +187,7 @@ impl Report {
         let value = value.into();
         let shown = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         self.line(&format!("  {name:<12} {shown}"))?;
-        self.facts.insert(name.to_owned(), value);
+        self.facts.insert(name.replace(' ', "_"), value);
         Ok(())
     }
 
