@@ -23,14 +23,15 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// A token that the entrypoint and the sidecar accept.
 pub const TEST_TOKEN: &str = "test-token-0123456789abcdef0123456789abcdef";
 
-/// The directory with the binaries under test: `WINSTON_BIN_DIR`, else that of the build which made this test.
+/// The directory with the binaries under test: `WINSTON_BIN_DIR`, else that of the build which made this program (tests
+/// are in a directory `deps` of it).
 pub fn bin_dir() -> Result<PathBuf> {
     if let Some(dir) = std::env::var_os("WINSTON_BIN_DIR") {
         return Ok(dir.into());
     }
-    let test = std::env::current_exe().context("where is this test?")?;
-    let dir = test.parent().and_then(Path::parent);
-    dir.map(Path::to_owned).ok_or_else(|| anyhow!("{} is in no target directory", test.display()))
+    let program = std::env::current_exe().context("where is this program?")?;
+    let dir = program.parent().map(|dir| if dir.ends_with("deps") { dir.parent().unwrap_or(dir) } else { dir });
+    dir.map(Path::to_owned).ok_or_else(|| anyhow!("{} is in no directory", program.display()))
 }
 
 /// A binary under test.
