@@ -119,14 +119,18 @@ fn content_answer(
     } else {
         let text = std::str::from_utf8(&content).ok();
         let binary = if text.is_none() { Some(BASE64.encode(&content)) } else { None };
-        super::json_or_error(&FileAnswer {
-            path: path.as_str(),
-            content: text,
-            content_base64: binary,
-            size: content.len() as u64,
-            modified: super::iso(stat.mtime_ns),
-            hash,
-        })?
+        // Room for the content and some escapes: growing step by step would copy it several times.
+        super::json_with_room(
+            content.len() + content.len() / 8 + 512,
+            &FileAnswer {
+                path: path.as_str(),
+                content: text,
+                content_base64: binary,
+                size: content.len() as u64,
+                modified: super::iso(stat.mtime_ns),
+                hash,
+            },
+        )?
     };
     response.headers_mut().insert(ETAG, etag);
     response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));

@@ -21,7 +21,14 @@ fn json(value: &impl Serialize) -> Response<Body> {
 }
 
 fn json_or_error(value: &impl Serialize) -> Result<Response<Body>, ApiError> {
-    let text = serde_json::to_vec(value).map_err(|_| ApiError::internal("the answer could not be written as JSON"))?;
+    json_with_room(512, value)
+}
+
+/// `room` is a guess at the length of the text in bytes.
+fn json_with_room(room: usize, value: &impl Serialize) -> Result<Response<Body>, ApiError> {
+    let mut text = Vec::with_capacity(room);
+    serde_json::to_writer(&mut text, value)
+        .map_err(|_| ApiError::internal("the answer could not be written as JSON"))?;
     let mut response = Response::new(Body::full(text));
     *response.status_mut() = StatusCode::OK;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
