@@ -63,9 +63,12 @@ pub(super) fn threads(pid: u32) -> Result<u64> {
 pub(super) fn switches(pid: u32) -> Result<u64> {
     let mut sum = 0;
     for task in tasks(pid)? {
-        for name in ["voluntary_ctxt_switches", "nonvoluntary_ctxt_switches"] {
-            sum += status_field(&format!("/proc/{pid}/task/{task}/status"), name)?;
-        }
+        // A thread may end at any time.
+        let Ok(text) = fs::read_to_string(format!("/proc/{pid}/task/{task}/status")) else { continue };
+        sum += ["voluntary_ctxt_switches", "nonvoluntary_ctxt_switches"]
+            .iter()
+            .filter_map(|name| field(&text, name))
+            .sum::<u64>();
     }
     Ok(sum)
 }
