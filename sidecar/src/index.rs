@@ -66,6 +66,7 @@ const FILE: &str = "index";
 pub(crate) struct Index {
     entries: Mutex<BTreeMap<Box<str>, Entry>>,
     saved_seq: AtomicU64,
+    saved_epoch: Mutex<Uuid>,
 }
 
 impl Index {
@@ -79,7 +80,7 @@ impl Index {
                 (BTreeMap::new(), 0)
             }
         };
-        Self { entries: Mutex::new(entries), saved_seq: AtomicU64::new(seq) }
+        Self { entries: Mutex::new(entries), saved_seq: AtomicU64::new(seq), saved_epoch: Mutex::new(epoch) }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Box<str>, Entry>> {
@@ -90,6 +91,11 @@ impl Index {
     /// Journal position that the index on disk contains.
     pub(crate) fn saved_seq(&self) -> u64 {
         self.saved_seq.load(Ordering::Acquire)
+    }
+
+    /// Whether the index on disk is of this journal and contains everything up to `seq`.
+    pub(crate) fn is_saved(&self, epoch: Uuid, seq: u64) -> bool {
+        self.saved_seq() == seq && *self.saved_epoch.lock().unwrap_or_else(PoisonError::into_inner) == epoch
     }
 
     /// Brings the index up to a journal record that is newer than it.
@@ -172,6 +178,7 @@ impl Index {
         let crc = crc32fast::hash(&text);
         writeln!(text, "{crc:08x}")?;
         replace_file(dir, FILE, &text)?;
+        *self.saved_epoch.lock().unwrap_or_else(PoisonError::into_inner) = epoch;
         self.saved_seq.store(seq, Ordering::Release);
         Ok(())
     }

@@ -41,6 +41,11 @@ impl Pending {
         self.records.is_empty()
     }
 
+    /// Content after the newest record of a path, if there is a record of it here.
+    pub(super) fn newest(&self, path: &TenantPath) -> Option<Option<ContentHash>> {
+        self.records.iter().rev().find(|record| record.path == path.as_str()).map(|record| record.hash)
+    }
+
     pub(super) fn is_large(&self) -> bool {
         self.bytes > LARGE_BATCH_BYTES
     }

@@ -31,7 +31,7 @@ impl Edits {
                     if precondition.is_strict() {
                         precondition.check_no_file()?;
                     }
-                    match self.take_name(path)? {
+                    match self.take_name(path, author)? {
                         Attempt::Done(()) => return Ok(None),
                         Attempt::Again => continue,
                     }
@@ -60,17 +60,24 @@ impl Edits {
     }
 
     /// Removes a name that is not a file. What turns out to be one after all goes back.
-    fn take_name(&self, path: &TenantPath) -> Result<Attempt<()>, EditError> {
+    fn take_name(&self, path: &TenantPath, author: &Author) -> Result<Attempt<()>, EditError> {
         let parent = self.root.parent(path)?;
         let id = self.staging.next_id();
+        // Over no file at all: what turns out to be one goes back, also after a crash.
+        self.staging.write_intent(&id, &self.delete_intent(path, author, Some(None)))?;
         match self.staging.take(&id, &parent.dir, parent.name) {
-            Err(FsError::NotFound) => return Ok(Attempt::Again),
-            taken => taken?,
+            Ok(()) => {}
+            Err(error) => {
+                self.staging.clear(&id);
+                return if matches!(error, FsError::NotFound) { Ok(Attempt::Again) } else { Err(error.into()) };
+            }
         }
         let is_name = matches!(self.staging.displaced(&id)?, Displaced::Other(kind) if kind != EntryKind::Directory);
         if !is_name {
-            // If the name is taken by now, the file stays staged and is not lost; the next start says so.
-            rename_back(self.staging.dir(), &id, &parent.dir, parent.name)?;
+            let mut pending = Pending::default();
+            self.put_back_deleted(&id, path, &mut pending)?;
+            self.commit(pending)?;
+            self.staging.clear(&id);
             return Ok(Attempt::Again);
         }
         rustix::fs::fsync(&parent.dir).map_err(FsError::from)?;
@@ -89,15 +96,8 @@ impl Edits {
     ) -> Result<Attempt<Option<u64>>, EditError> {
         let parent = self.root.parent(path)?;
         let id = self.staging.next_id();
-        let intent = Intent {
-            path: path.as_str().to_owned(),
-            source: author.source,
-            actor: author.actor.clone(),
-            generation: author.generation,
-            hash: None,
-            after_seq: self.journal.head_seq(),
-        };
-        self.staging.write_intent(&id, &intent)?;
+        let only_over = precondition.only_over(current.hash());
+        self.staging.write_intent(&id, &self.delete_intent(path, author, only_over))?;
         if let Err(error) = self.staging.take(&id, &parent.dir, parent.name) {
             self.staging.clear(&id);
             self.commit(pending)?;
@@ -105,19 +105,12 @@ impl Edits {
         }
         let flushed = rustix::fs::fsync(&parent.dir);
         self.count_flush();
-        // Puts the file back; where the agent has made a new one meanwhile, the old one becomes history instead.
-        let put_back = |pending: &mut Pending| -> Result<(), EditError> {
-            match rename_back(self.staging.dir(), &id, &parent.dir, parent.name) {
-                Err(FsError::Exists) => Ok(self.staged_is_the_agents(&id, path, current, pending)?),
-                done => Ok(done?),
-            }
-        };
         let mut previous: Option<ContentHash> = current.hash();
         match self.displaced(&id, path, current, precondition, &mut pending) {
             Ok(Some(slipped_in)) => previous = slipped_in,
             Ok(None) => {}
             Err(Slipped) => {
-                put_back(&mut pending)?;
+                self.put_back_deleted(&id, path, &mut pending)?;
                 self.commit(pending)?;
                 self.staging.clear(&id);
                 return Ok(Attempt::Again);
@@ -133,12 +126,35 @@ impl Edits {
             Err(error) => {
                 // What cannot be recorded now stays staged, for the next start.
                 let mut found = Pending::default();
-                put_back(&mut found)?;
+                self.put_back_deleted(&id, path, &mut found)?;
                 if found.is_empty() || self.commit(found).is_ok() {
                     self.staging.clear(&id);
                 }
                 Err(error)
             }
+        }
+    }
+
+    fn delete_intent(&self, path: &TenantPath, author: &Author, only_over: Option<Option<ContentHash>>) -> Intent {
+        Intent {
+            path: path.as_str().to_owned(),
+            source: author.source,
+            actor: author.actor.clone(),
+            generation: author.generation,
+            hash: None,
+            after_seq: self.journal.head_seq(),
+            only_over,
+        }
+    }
+
+    /// Puts a file back that was taken out. Where the agent has made another one meanwhile, or removed the directory, the old one
+    /// becomes history instead.
+    fn put_back_deleted(&self, id: &str, path: &TenantPath, pending: &mut Pending) -> Result<(), EditError> {
+        let returned =
+            self.root.parent(path).and_then(|parent| rename_back(self.staging.dir(), id, &parent.dir, parent.name));
+        match returned {
+            Err(FsError::Exists | FsError::NotFound) => Ok(self.staged_is_the_agents(id, path, pending)?),
+            done => Ok(done?),
         }
     }
 }

@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use winston_wire::{ContentHash, Source};
 
 use crate::fs::FsError;
@@ -29,6 +29,14 @@ pub(super) struct Intent {
     /// Last record in the journal at that time. The record of this write, if it was made, is a later one.
     #[serde(default)]
     pub(super) after_seq: u64,
+    /// The edit may replace this version only (`null`: no file at all). Absent when it replaces whatever is there.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "some")]
+    pub(super) only_over: Option<Option<ContentHash>>,
+}
+
+/// Tells `null` from an absent member.
+fn some<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<ContentHash>>, D::Error> {
+    Deserialize::deserialize(deserializer).map(Some)
 }
 
 const SUFFIX: &str = ".intent";

@@ -278,6 +278,11 @@ impl Precondition {
         }
     }
 
+    /// For an intent: the version that is there, if the edit may replace no other.
+    fn only_over(self, current: Option<ContentHash>) -> Option<Option<ContentHash>> {
+        self.is_strict().then_some(current)
+    }
+
     /// Whether a version that slipped in must stop the edit instead of being recorded and replaced.
     fn is_strict(self) -> bool {
         !matches!(self, Self::None | Self::Push(Base::Any))

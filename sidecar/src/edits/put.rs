@@ -159,6 +159,7 @@ impl Edits {
                     generation: put.author.generation,
                     hash: Some(put.hash),
                     after_seq: self.journal.head_seq(),
+                    only_over: put.precondition.only_over(current.hash()),
                 },
             )?;
             let stat = Stat::of(&file)?;
@@ -189,7 +190,7 @@ impl Edits {
         };
         match undone {
             Undone::Clean => {}
-            Undone::NewerInPlace => self.staged_is_the_agents(&staged.id, path, current, pending)?,
+            Undone::NewerInPlace => self.staged_is_the_agents(&staged.id, path, pending)?,
         }
         Ok(())
     }

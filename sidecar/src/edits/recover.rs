@@ -62,12 +62,18 @@ impl Edits {
         }
         let displaced = match self.staging.displaced(id) {
             Ok(Displaced::File(opened)) => Some(Seen::read(opened, self.max_file_bytes)?),
-            Ok(Displaced::Other(_)) => return self.return_name(id, path),
+            Ok(Displaced::Other(_)) => return self.put_back(id, intent, path),
             Err(FsError::NotFound) => None,
             Err(error) => return Err(error.into()),
         };
         if intent.hash.is_some() && displaced.as_ref().and_then(|seen| seen.hash) == intent.hash {
             return Ok(());
+        }
+        if let (Some(seen), Some(expected)) = (&displaced, intent.only_over)
+            && seen.hash != expected
+        {
+            // The edit was made for another version than it met: it is undone, as it would have been without the crash.
+            return self.put_back(id, intent, path);
         }
         let known = self.index.version(path.as_str());
         let recorded = known.and_then(|version| version.hash);
@@ -113,13 +119,30 @@ impl Edits {
         Ok(())
     }
 
-    /// The swap took out something that is not a file: it goes back where it was.
-    fn return_name(&self, id: &str, path: &TenantPath) -> Result<(), EditError> {
-        let parent = self.root.parent(path)?;
-        match self.staging.exchange(id, &parent.dir, parent.name) {
-            Err(FsError::NotFound) => Ok(rename_back(self.staging.dir(), id, &parent.dir, parent.name)?),
+    /// The swap took out something that it should not have: it goes back where it was. What is there instead now must be what the edit
+    /// wrote; anything else is the agent's newest word and stays.
+    fn put_back(&self, id: &str, intent: &Intent, path: &TenantPath) -> Result<(), EditError> {
+        let parent = match self.root.parent(path) {
+            Ok(parent) => parent,
+            // The directory is gone; what was displaced becomes history, if it has content.
+            Err(FsError::NotFound | FsError::NotADirectory) => return self.displaced_is_history(id, path),
+            Err(error) => return Err(error.into()),
+        };
+        let place = self.in_place(path)?;
+        if place.as_ref().is_some_and(|seen| intent.hash.is_some() && seen.hash == intent.hash) {
+            return Ok(self.staging.exchange(id, &parent.dir, parent.name)?);
+        }
+        match rename_back(self.staging.dir(), id, &parent.dir, parent.name) {
+            Err(FsError::Exists) => self.displaced_is_history(id, path),
             done => Ok(done?),
         }
+    }
+
+    fn displaced_is_history(&self, id: &str, path: &TenantPath) -> Result<(), EditError> {
+        let mut pending = Pending::default();
+        self.staged_is_the_agents(id, path, &mut pending)?;
+        self.commit(pending)?;
+        Ok(())
     }
 
     fn in_place(&self, path: &TenantPath) -> Result<Option<Seen>, EditError> {

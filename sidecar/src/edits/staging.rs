@@ -12,7 +12,7 @@ use rustix::fs::{AtFlags, Gid, Mode, OFlags, RenameFlags, Uid};
 use rustix::io::Errno;
 
 use super::intent::{self, Intent};
-use crate::fs::{EntryKind, FsError, Opened, Root, Stat, rename, stat_at, unlink};
+use crate::fs::{EntryKind, FsError, Opened, Root, Stat, is_unsupported, rename, rename_back, stat_at, unlink};
 
 pub(super) struct Staging {
     dir: OwnedFd,
@@ -89,14 +89,7 @@ impl Staging {
 
     /// Puts the staged file at a free name.
     pub(super) fn place(&self, id: &str, parent: &OwnedFd, name: &str) -> Result<(), FsError> {
-        match rename(&self.dir, id, parent, name, RenameFlags::NOREPLACE) {
-            // A hard link never replaces, so it does the same where the flag is not supported.
-            Err(FsError::Io(error)) if is_unsupported(&error) => {
-                rustix::fs::linkat(&self.dir, id, parent, name, AtFlags::empty())?;
-                Ok(rustix::fs::unlinkat(&self.dir, id, AtFlags::empty())?)
-            }
-            done => done,
-        }
+        rename_back(&self.dir, id, parent, name)
     }
 
     /// Takes what is at `name` out of the tree.
@@ -148,7 +141,8 @@ impl Staging {
         for name in self.names()? {
             let Some(id) = name.strip_suffix(KEPT) else { continue };
             match stat_at(&self.dir, id)? {
-                None => rename(&self.dir, &name, &self.dir, id, RenameFlags::NOREPLACE)?,
+                // The directory is ours alone, so nothing can come in between.
+                None => rename(&self.dir, &name, &self.dir, id, RenameFlags::empty())?,
                 Some(_) => unlink(&self.dir, &name)?,
             }
         }
@@ -168,8 +162,4 @@ impl Staging {
         }
         Ok(())
     }
-}
-
-fn is_unsupported(error: &std::io::Error) -> bool {
-    matches!(error.raw_os_error().map(Errno::from_raw_os_error), Some(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP))
 }

@@ -4,11 +4,12 @@ use std::os::fd::OwnedFd;
 
 use winston_wire::ContentHash;
 
-use super::commit::{NewVersion, Pending, agent};
+use super::commit::{NewVersion, Pending, agent, now_ns};
 use super::examine::{Current, Seen};
 use super::staging::Displaced;
 use super::{Edits, Precondition};
-use crate::fs::{FsError, Stat, TenantPath, rename_back, stat_at};
+use crate::fs::{Class, FsError, Stat, TenantPath, rename_back, stat_at};
+use crate::index::Version;
 
 /// How an attempt ended.
 pub(super) enum Attempt<T> {
@@ -54,7 +55,9 @@ impl Edits {
             return Err(Slipped);
         }
         let hash = seen.hash;
-        pending.version(path, &agent(), slipped_in(seen, current));
+        if self.layout.class(path) == Class::Tracked {
+            pending.version(path, &agent(), slipped_in(seen, current.hash(), current.file.is_none()));
+        }
         Ok(Some(hash))
     }
 
@@ -99,24 +102,23 @@ impl Edits {
         &self,
         id: &str,
         path: &TenantPath,
-        current: &Current,
         pending: &mut Pending,
     ) -> Result<(), FsError> {
         let Displaced::File(opened) = self.staging.displaced(id)? else { return Ok(()) };
         let seen = Seen::read(opened, self.max_file_bytes)?;
-        if seen.hash.is_some() && seen.hash != current.hash() {
-            pending.version(path, &agent(), slipped_in(seen, current));
+        let indexed = || self.index.version(path.as_str()).and_then(|version| version.hash);
+        let newest = pending.newest(path).unwrap_or_else(indexed);
+        if self.layout.class(path) == Class::Tracked && seen.hash.is_some() && seen.hash != newest {
+            let version = Version { hash: seen.hash, source: agent().source };
+            // Under a tuple that matches nothing: what is in place has to be compared with this version.
+            let unseen = Stat { ino: 0, ..seen.stat };
+            pending.version(path, &agent(), slipped_in(seen, newest, newest.is_none()));
+            pending.seen(path, version, unseen, now_ns());
         }
         Ok(())
     }
 }
 
-fn slipped_in(seen: Seen, current: &Current) -> NewVersion {
-    NewVersion {
-        hash: seen.hash,
-        previous: current.hash(),
-        size: seen.stat.size,
-        created: current.file.is_none(),
-        content: seen.content,
-    }
+fn slipped_in(seen: Seen, previous: Option<ContentHash>, created: bool) -> NewVersion {
+    NewVersion { hash: seen.hash, previous, size: seen.stat.size, created, content: seen.content }
 }

@@ -8,4 +8,4 @@ mod root;
 pub(crate) use class::{Class, Layout};
 pub(crate) use durable::replace_file;
 pub(crate) use path::{PathError, TenantPath};
-pub(crate) use root::{EntryKind, FsError, Opened, Root, Stat, rename, rename_back, stat_at, unlink};
+pub(crate) use root::{EntryKind, FsError, Opened, Root, Stat, is_unsupported, rename, rename_back, stat_at, unlink};

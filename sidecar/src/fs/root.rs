@@ -405,9 +405,22 @@ pub(crate) fn rename(
     Ok(rustix::fs::renameat_with(from, from_name, to, to_name, how)?)
 }
 
-/// Puts a name back where it was, unless something else is there by now.
+/// Gives a name to something, unless something else has that name.
 pub(crate) fn rename_back(from: impl AsFd, from_name: &str, to: impl AsFd, to_name: &str) -> Result<(), FsError> {
-    rename(from, from_name, to, to_name, RenameFlags::NOREPLACE)
+    match rename(from.as_fd(), from_name, to.as_fd(), to_name, RenameFlags::NOREPLACE) {
+        // A hard link never replaces, so it does the same for files where the flag is not supported.
+        Err(FsError::Io(error)) if is_unsupported(&error) => {
+            rustix::fs::linkat(from.as_fd(), from_name, to, to_name, AtFlags::empty())?;
+            Ok(rustix::fs::unlinkat(from, from_name, AtFlags::empty())?)
+        }
+        done => done,
+    }
+}
+
+/// The file system does not know this way to rename (NFS, some FUSE).
+pub(crate) fn is_unsupported(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(errno, Some(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP))
 }
 
 /// Removes a name that is not a directory.

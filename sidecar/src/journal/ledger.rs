@@ -71,9 +71,12 @@ impl Ledger {
         state.recent.iter().rev().take_while(|change| change.seq > seq).find(|change| change.path == path).cloned()
     }
 
-    /// Whether the push of a path with this generation is recorded, as far as the recent changes tell.
-    pub(crate) fn has_push(&self, path: &str, generation: u64) -> bool {
-        self.lock().recent.iter().any(|change| change.generation == Some(generation) && change.path == path)
+    /// Whether this push of a path is recorded, as far as the recent changes tell. Generations alone do not identify it: a control that was
+    /// restored from a backup gives them out again.
+    pub(crate) fn has_push(&self, path: &str, generation: u64, hash: Option<ContentHash>) -> bool {
+        let is_it =
+            |change: &Change| change.generation == Some(generation) && change.hash == hash && change.path == path;
+        self.lock().recent.iter().any(is_it)
     }
 
     /// Last sequence number that control has committed.

@@ -139,9 +139,13 @@ impl Journal {
     }
 
     /// Gives the journal a new identity, because control knows numbers of the old one that this volume does not have: it was restored
-    /// from an older copy. Everything that is here is sent again, as another journal. Blocking.
-    pub(crate) fn renew_epoch(&self) -> Result<(), JournalError> {
+    /// from an older copy. Everything that is here is sent again, as another journal. Does nothing unless the identity still is
+    /// `known`. Blocking.
+    pub(crate) fn renew_epoch(&self, known: Uuid) -> Result<(), JournalError> {
         let mut epoch = self.epoch.lock().unwrap_or_else(PoisonError::into_inner);
+        if *epoch != known {
+            return Ok(());
+        }
         *epoch = segment::new_epoch(&self.dirs)?;
         self.ledger.acknowledge(0);
         Ok(())

@@ -53,7 +53,7 @@ async fn apply_file(
     file: &DesiredFile,
 ) -> Result<Option<Conflict>, ApplyError> {
     // A round that was interrupted starts over; what was in place by then may have been edited since.
-    if edits.journal().ledger().has_push(&file.path, file.generation) {
+    if edits.journal().ledger().has_push(&file.path, file.generation, file.hash) {
         return Ok(None);
     }
     let unapplied = |local_hash, reason: &dyn std::fmt::Display| {

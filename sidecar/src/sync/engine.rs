@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, watch};
+use uuid::Uuid;
 use winston_wire::{CheckIn, PROTOCOL_VERSION, Timestamp};
 
 use super::applied::Applied;
@@ -134,8 +135,14 @@ impl Engine {
             .await?;
         self.status.set_state(SyncState::Connected, None);
         self.status.set_desired(answer.desired_generation);
+        let heartbeat =
+            Duration::from_secs(u64::from(answer.heartbeat_seconds)).clamp(REPORT_PAUSE * 2, HEARTBEAT * 20);
+        if self.edits.journal().epoch() != epoch {
+            // An answer about a journal that is no more.
+            return Ok(heartbeat);
+        }
         if answer.acked_seq > self.edits.journal().head_seq() {
-            return self.start_new_epoch(answer.acked_seq).await;
+            return self.start_new_epoch(epoch, answer.acked_seq).await;
         }
         self.acked.send_if_modified(|acked| {
             // Only the first answer, or one that goes back: in between, the upload loop knows better.
@@ -145,12 +152,12 @@ impl Engine {
             }
             news
         });
-        Ok(Duration::from_secs(u64::from(answer.heartbeat_seconds)).clamp(REPORT_PAUSE * 2, HEARTBEAT * 20))
+        Ok(heartbeat)
     }
 
     /// Control has more of this journal than the volume has: the volume was restored from an older copy. Numbers would be given out twice,
     /// so the journal goes on under a new identity, and everything in it is sent again.
-    async fn start_new_epoch(&self, acked_seq: u64) -> Result<Duration, ClientError> {
+    async fn start_new_epoch(&self, epoch: Uuid, acked_seq: u64) -> Result<Duration, ClientError> {
         let head_seq = self.edits.journal().head_seq();
         tracing::error!(
             acked_seq,
@@ -159,15 +166,17 @@ impl Engine {
         );
         let edits = Arc::clone(&self.edits);
         let renewed = tokio::task::spawn_blocking(move || {
-            edits.journal().renew_epoch()?;
+            edits.journal().renew_epoch(epoch)?;
             edits.save_index()
         });
         match renewed.await {
-            Ok(Ok(())) => tracing::info!(epoch = %self.edits.journal().epoch(), "the journal has a new epoch"),
+            Ok(Ok(())) => {
+                tracing::info!(epoch = %self.edits.journal().epoch(), "the journal has a new epoch");
+                self.acked.send_replace(Some(0));
+            }
             Ok(Err(error)) => tracing::error!(%error, "could not give the journal a new epoch"),
             Err(error) => tracing::error!(%error, "could not give the journal a new epoch"),
         }
-        self.acked.send_replace(Some(0));
         // The next check-in, which announces the new epoch, comes at once.
         Ok(REPORT_PAUSE * 2)
     }
@@ -216,6 +225,7 @@ impl Engine {
                         UploadError::Client(error) => self.failed(error, &mut backoff),
                         UploadError::Journal(_)
                         | UploadError::Unreadable(_)
+                        | UploadError::Foreign { .. }
                         | UploadError::Stuck
                         | UploadError::ShuttingDown => {
                             tracing::error!(%error, "could not send changes");

@@ -29,6 +29,9 @@ pub(super) enum UploadError {
     /// The journal has records that cannot be reached by reading on.
     #[error("the journal cannot be read on from record {0}")]
     Unreadable(u64),
+    /// Control answered about more than we have, or about a journal that is no more. The next check-in settles it.
+    #[error("control has {acked} records of a journal that has {head} here")]
+    Foreign { acked: u64, head: u64 },
     /// Control goes on asking for contents that it was given.
     #[error("control keeps asking for contents that it was sent")]
     Stuck,
@@ -68,6 +71,10 @@ pub(super) async fn send_next(
     let mut batch = ChangeBatch { epoch: edits.journal().epoch(), changes, lost };
     for _ in 0..CONTENT_ROUNDS {
         let answer = client.changes(&batch).await?;
+        let journal = edits.journal();
+        if answer.acked_seq > journal.head_seq() || journal.epoch() != batch.epoch {
+            return Err(UploadError::Foreign { acked: answer.acked_seq, head: journal.head_seq() });
+        }
         // Either everything is committed, or control is elsewhere in the journal (restored from a backup, or another copy of us was faster):
         // reading on from where it is.
         if answer.contents_wanted.is_empty() {
@@ -78,8 +85,11 @@ pub(super) async fn send_next(
             match content(edits, &inline, hash).await? {
                 Some(content) => match client.put_content(hash, content).await {
                     // Too large for control, or not what it says: no later attempt would be answered differently.
-                    Err(ClientError::Refused { status, .. }) if matches!(status.as_u16(), 413 | 422) => {
-                        tracing::error!(%hash, %status, "control does not take a content; its change is recorded without it");
+                    // By control itself: a proxy's limit is for an operator to raise.
+                    Err(ClientError::Refused { code, .. })
+                        if matches!(code.as_str(), "too_large" | "hash_mismatch") =>
+                    {
+                        tracing::error!(%hash, code, "control does not take a content; its change is recorded without it");
                         omit(&mut batch, hash);
                     }
                     sent => sent?,

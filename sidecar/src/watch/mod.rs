@@ -33,6 +33,9 @@ const POLL: Duration = Duration::from_secs(5);
 /// How often the index is written while there is something new in it.
 const SAVE: Duration = Duration::from_secs(60);
 
+/// Pause before a path that could not be looked at is tried again.
+const RETRY: Duration = Duration::from_secs(10);
+
 /// Pause after a failure to record (a full volume, most often), doubled up to the second one.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -135,7 +138,8 @@ impl Thread {
         loop {
             let now = Instant::now();
             let resume = self.pause.map_or(now, |(_, until)| until);
-            let due = self.settling.next().map(|due| due.max(resume));
+            // What is due while nothing can be recorded is no reason to wake up.
+            let due = self.settling.next().filter(|_| !self.status.halted()).map(|due| due.max(resume));
             let wake = due.map_or(next_rescan, |due| due.min(next_rescan)).min(next_save);
             match receiver.recv_timeout(wake.saturating_duration_since(now)) {
                 Ok(Message::Event(event)) => {
@@ -172,9 +176,27 @@ impl Thread {
                 next_save = now + SAVE;
             }
         }
-        self.pause = None;
+        self.finish();
+    }
+
+    /// The last look: everything that differs, once. What cannot be recorded now is found at the next start.
+    fn finish(&mut self) {
         self.rescan();
-        self.absorb_due(Instant::now() + LONGEST_PAUSE);
+        let end = Instant::now() + LONGEST_PAUSE * 2;
+        let mut left = Vec::new();
+        loop {
+            let some = self.settling.take_due(end, CHUNK);
+            if some.is_empty() {
+                break;
+            }
+            left.push(some);
+        }
+        for paths in left.into_iter().filter(|_| !self.status.halted()) {
+            if let Err(error) = self.edits.absorb(&paths) {
+                tracing::warn!(%error, "could not record the last changes; they are found at the next start");
+                return;
+            }
+        }
         self.save();
     }
 
@@ -184,7 +206,8 @@ impl Thread {
     }
 
     fn save(&self) {
-        if self.edits.journal().head_seq() == self.edits.index().saved_seq() {
+        let journal = self.edits.journal();
+        if self.edits.index().is_saved(journal.epoch(), journal.head_seq()) {
             return;
         }
         if let Err(error) = self.edits.save_index() {
@@ -306,7 +329,7 @@ impl Thread {
                     }
                     self.mark(unfinished.unstable);
                     for path in unfinished.failed {
-                        self.settling.postpone(path, Instant::now(), FIRST_PAUSE);
+                        self.settling.postpone(path, Instant::now(), RETRY);
                     }
                 }
                 Err(error) => {
