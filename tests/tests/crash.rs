@@ -257,6 +257,44 @@ fn an_interrupted_return_to_an_earlier_content_loses_nothing() -> Result<()> {
     Ok(())
 }
 
+/// The edit named a version and met another one: it is undone, and the agent's version returns.
+#[test]
+fn an_interrupted_edit_of_another_version_is_undone() -> Result<()> {
+    let only_over = hash("old");
+    for (name, intent, in_place) in [
+        ("put", json!({"path": "a.md", "source": "admin", "hash": hash("new"), "only_over": only_over}), Some("new")),
+        ("delete", json!({"path": "a.md", "source": "admin", "hash": null, "only_over": only_over}), None),
+        ("delete of a link", json!({"path": "a.md", "source": "admin", "hash": null, "only_over": null}), None),
+        (
+            "put, and the agent wrote again",
+            json!({"path": "a.md", "source": "admin", "hash": hash("new"), "only_over": only_over}),
+            Some("newest"),
+        ),
+    ] {
+        let sidecar = Setup::new()?.start()?;
+        sidecar.agent_writes("a.md", "old")?;
+        sidecar.wait_for_history("a.md", &["agent create"])?;
+        let setup = sidecar.kill()?;
+        let staging = setup.data().join(".winston/staging");
+        symlink(intent.to_string(), staging.join("1.intent"))?;
+        std::fs::write(staging.join("1"), "slipped in")?;
+        let path = setup.data().join("a.md");
+        match in_place {
+            Some(content) => std::fs::write(&path, content)?,
+            None => std::fs::remove_file(&path)?,
+        }
+        let sidecar = setup.start()?;
+        let (content, history) = match in_place {
+            Some("newest") => ("newest", vec!["agent create", "agent update", "agent update"]),
+            _ => ("slipped in", vec!["agent create", "agent update"]),
+        };
+        assert_eq!(std::fs::read_to_string(&path)?, content, "{name}");
+        assert_eq!(sidecar.history("a.md")?, history, "{name}");
+        assert_eq!(std::fs::read_dir(&staging)?.count(), 0, "{name}");
+    }
+    Ok(())
+}
+
 /// What the swap took out was not a file: it goes back, and nothing is recorded.
 #[test]
 fn a_name_that_was_swapped_out_returns() -> Result<()> {

@@ -207,30 +207,34 @@ impl Engine {
                 Err(error) => Err(error),
             };
             match sent {
-                Ok(Some(true)) => backoff.reset(),
+                Ok(Some(true)) => {
+                    backoff.reset();
+                    self.status.set_upload(None);
+                }
                 // The batch was taken note of but nothing was committed: as good as a failure.
                 Ok(Some(false)) => tokio::time::sleep(backoff.next(random())).await,
-                Ok(None) => tokio::select! {
-                    Ok(_) = head.wait_for(|head| *head >= cursor.next_seq()) => {}
-                    Ok(()) = acked.changed() => {
-                        committed = acked.borrow_and_update().unwrap_or(0);
-                        cursor = Cursor::after(committed);
+                Ok(None) => {
+                    self.status.set_upload(None);
+                    tokio::select! {
+                        Ok(_) = head.wait_for(|head| *head >= cursor.next_seq()) => {}
+                        Ok(()) = acked.changed() => {
+                            committed = acked.borrow_and_update().unwrap_or(0);
+                            cursor = Cursor::after(committed);
+                        }
+                        else => return,
                     }
-                    else => return,
-                },
+                }
                 Err(error) => {
                     // The place in the file may be what is wrong.
                     cursor = Cursor::after(committed);
+                    self.status.set_upload(Some(error.to_string()));
                     let pause = match &error {
                         UploadError::Client(error) => self.failed(error, &mut backoff),
                         UploadError::Journal(_)
                         | UploadError::Unreadable(_)
                         | UploadError::Foreign { .. }
                         | UploadError::Stuck
-                        | UploadError::ShuttingDown => {
-                            tracing::error!(%error, "could not send changes");
-                            backoff.next(random())
-                        }
+                        | UploadError::ShuttingDown => backoff.next(random()),
                     };
                     tokio::time::sleep(pause).await;
                 }

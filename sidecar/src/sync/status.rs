@@ -32,6 +32,8 @@ pub(crate) struct SyncReport {
     pub(crate) since: Option<Timestamp>,
     /// Why the last call failed.
     pub(crate) error: Option<String>,
+    /// Why changes are not getting to control although it answers; `null` when they are.
+    pub(crate) upload_error: Option<String>,
     /// Last generation of pushed files that was worked through.
     pub(crate) applied_generation: u64,
     /// Newest generation that control told of.
@@ -67,6 +69,17 @@ impl SyncStatus {
             report.since = Some(Timestamp::now());
         }
         report.error = error;
+    }
+
+    /// Notes how sending changes went; logs when that changes.
+    pub(super) fn set_upload(&self, error: Option<String>) {
+        let mut report = self.lock();
+        match (&report.upload_error, &error) {
+            (None, Some(error)) => tracing::error!(%error, "changes are not getting to control"),
+            (Some(_), None) => tracing::info!("changes are getting to control again"),
+            _ => {}
+        }
+        report.upload_error = error;
     }
 
     /// Notes how far pushes are.
