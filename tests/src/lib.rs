@@ -2,7 +2,9 @@
 
 pub mod control;
 pub mod demo;
+pub mod gateway;
 pub mod http;
 pub mod process;
 pub mod sidecar;
+pub mod tenant;
 pub mod wait;
