@@ -12,7 +12,7 @@ use crate::process::{find_processes, skip};
 use crate::wait::within;
 
 /// Longest wait for a start. The first one extracts assets and fills caches, and other tests may run beside it.
-const START: Duration = Duration::from_secs(240);
+const START: Duration = Duration::from_secs(120);
 
 /// A gateway takes a core and a gigabyte for its start.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -90,7 +90,7 @@ pub fn pid(status: &Value) -> Result<i32> {
 pub fn processes_of(state_dir: &std::path::Path) -> Result<Vec<String>> {
     let mine = format!("OPENCLAW_STATE_DIR={}", state_dir.display());
     let found = find_processes(|process| {
-        process.environment.iter().any(|variable| *variable == mine)
+        process.environment.contains(&mine)
             && !process.environment.iter().any(|variable| variable.starts_with("WINSTON_SIDECAR_TOKEN="))
     })?;
     Ok(found.into_iter().map(|process| process.to_string()).collect())

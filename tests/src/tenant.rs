@@ -140,7 +140,9 @@ impl Tenant {
             ensure!(here["seq"] == index + 1, "change {} has number {}", index + 1, here["seq"]);
             let differs = SAME.iter().find(|key| local[**key] != here[**key]);
             ensure!(differs.is_none(), "{differs:?} differs: {local} in the journal, {here} in control");
-            if here["hash"].is_string() && here["content_omitted"] != true {
+            let omitted = here["content_omitted"] == true;
+            ensure!(omitted == (local["content_omitted"] == true), "a content is lost: {local}, {here}");
+            if here["hash"].is_string() && !omitted {
                 ensure!(here["hash"] == hash(self.content_of(here)?), "the content of {here} is another one");
             }
         }
