@@ -241,6 +241,14 @@ impl Sidecar {
         self.get("/status")?.expect(200)?.json()
     }
 
+    /// Waits until its relation to control is this; what it says about it.
+    pub fn wait_for_sync_state(&self, state: &str) -> Result<Value> {
+        eventually(&format!("sync state {state}"), || {
+            let sync = self.status()?["sync"].take();
+            if sync["state"] == state { Ok(Some(sync)) } else { bail!("is {sync}") }
+        })
+    }
+
     /// Writes a file as the agent would: past the API.
     pub fn agent_writes(&self, path: &str, content: impl AsRef<[u8]>) -> Result<()> {
         let path = self.data().join(path);

@@ -122,16 +122,17 @@ impl Tenant {
         Ok(self.call("GET", &target, &[("Accept", "application/octet-stream")], b"")?.expect(200)?.body)
     }
 
-    /// Waits until control has everything that the journal has and the sidecar everything that was pushed. Then the two histories must be the
+    /// Waits until control has everything that the journal has, and knows that the sidecar has everything that was pushed. Then the two histories must be the
     /// same, change by change, and control must have the content of every change. Gives the changes.
     pub fn wait_until_even(&self, sidecar: &Sidecar) -> Result<Vec<Value>> {
         eventually("control and sidecar have the same", || {
-            let (status, instance) = (sidecar.status()?, self.get("")?);
+            let (status, seen) = (sidecar.status()?, self.get("/health")?["health"][0].take());
             let (journal, sync) = (&status["journal"], &status["sync"]);
             let even = journal["acked_seq"] == journal["head_seq"]
                 && sync["state"] == "connected"
-                && sync["applied_generation"] == instance["tenant"]["generation"];
-            if even { Ok(Some(())) } else { bail!("{journal} {sync} {}", instance["tenant"]["generation"]) }
+                && sync["applied_generation"] == seen["generation"]
+                && seen["applied_generation"] == seen["generation"];
+            if even { Ok(Some(())) } else { bail!("{journal} {sync} {seen}") }
         })?;
         let (local, here) = (sidecar.changes()?, self.changes()?);
         ensure!(local.len() < PAGE, "too many changes for one answer");

@@ -270,7 +270,7 @@ fn the_first_boot_without_control_uses_the_seeds() -> Result<()> {
     assert_eq!(sidecar.history("workspace/AGENTS.md")?, ["agent create"]);
     assert_eq!(read(sidecar.data(), "workspace/AGENTS.md").as_deref(), Some("there before"));
     assert_eq!(sidecar.changes()?.last().context("changes")?["path"], CONFIG);
-    assert_eq!(sidecar.status()?["sync"]["state"], "unreachable");
+    sidecar.wait_for_sync_state("unreachable")?;
 
     let setup = sidecar.kill()?;
     seed(&setup, &[(SOUL, "another"), ("workspace/USER.md", "late")])?;
