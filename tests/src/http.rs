@@ -1,7 +1,7 @@
 //! A small blocking HTTP/1.1 client. It sends exactly what it is told to, so that bad requests can be made too.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -47,6 +47,44 @@ impl Answer {
         }
         Ok(self)
     }
+}
+
+/// One server with one bearer token, and a connection for each call: a server that was started again in between makes no difference.
+#[derive(Debug, Clone)]
+pub struct Client {
+    address: SocketAddr,
+    bearer: String,
+}
+
+impl Client {
+    /// For the server at `address`.
+    #[must_use]
+    pub fn new(address: SocketAddr, token: &str) -> Self {
+        Self { address, bearer: format!("Bearer {token}") }
+    }
+
+    /// Where the server listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A request with the token.
+    pub fn call(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Answer> {
+        let mut all = vec![("Authorization", self.bearer.as_str())];
+        all.extend_from_slice(headers);
+        request(self.address, method, target, &all, body)
+    }
+
+    /// The JSON that a `GET` is answered with.
+    pub fn get(&self, target: &str) -> Result<Value> {
+        self.call("GET", target, &[], b"")?.expect(200)?.json()
+    }
+}
+
+/// An address on loopback where nobody listens.
+pub fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
 /// Sends one request on a connection of its own.

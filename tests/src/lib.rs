@@ -3,7 +3,9 @@
 pub mod bench;
 pub mod control;
 pub mod demo;
+pub mod gateway;
 pub mod http;
 pub mod process;
 pub mod sidecar;
+pub mod tenant;
 pub mod wait;

@@ -17,6 +17,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
+pub use self::table::{Process, children, find_processes};
+
+mod table;
+
 /// Longest wait for anything in a test. Generous: two test runs may share a small machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -326,24 +330,6 @@ impl Drop for Running {
         }
         let _ = kill(self.pid, Signal::SIGKILL);
     }
-}
-
-/// The direct children of a process.
-pub fn children(parent: Pid) -> Result<Vec<Pid>> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc")? {
-        let name = entry?.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else {
-            continue;
-        };
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
-        let field = after.split_ascii_whitespace().nth(1);
-        if field == Some(parent.to_string().as_str()) {
-            found.push(Pid::from_raw(pid));
-        }
-    }
-    Ok(found)
 }
 
 fn follow(stream: Option<impl Read + Send + 'static>, copy: Option<Arc<Mutex<String>>>) -> Receiver<String> {

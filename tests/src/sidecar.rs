@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::http::{self, Answer};
+use crate::http::{Answer, Client};
 use crate::process::{TEST_TOKEN, bin, is_root};
 use crate::wait::eventually;
 
@@ -21,6 +21,7 @@ use crate::wait::eventually;
 pub struct Setup {
     dir: Arc<TempDir>,
     data: PathBuf,
+    token: String,
     environment: Vec<(String, String)>,
     /// Program and arguments that run before the sidecar in its place.
     wrapper: Vec<String>,
@@ -32,7 +33,7 @@ impl Setup {
         let dir = Arc::new(tempfile::tempdir()?);
         let data = dir.path().join("data");
         std::fs::create_dir(&data)?;
-        Ok(Self { dir, data, environment: Vec::new(), wrapper: Vec::new() })
+        Ok(Self { dir, data, token: TEST_TOKEN.to_owned(), environment: Vec::new(), wrapper: Vec::new() })
     }
 
     /// Sets a variable.
@@ -40,6 +41,13 @@ impl Setup {
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.retain(|(key, _)| key != name);
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Another token than [`TEST_TOKEN`]: one that a control has issued.
+    #[must_use]
+    pub fn token(mut self, token: &str) -> Self {
+        token.clone_into(&mut self.token);
         self
     }
 
@@ -97,7 +105,7 @@ impl Setup {
         command
             .env_clear()
             .envs(std::env::vars_os().filter(|(name, _)| name == "PATH"))
-            .env("WINSTON_SIDECAR_TOKEN", TEST_TOKEN)
+            .env("WINSTON_SIDECAR_TOKEN", &self.token)
             .env("WINSTON_DATA_DIR", &self.data)
             .env("WINSTON_SIDECAR_LISTEN", "127.0.0.1:0")
             .env("WINSTON_GATEWAY", "off")
@@ -181,10 +189,13 @@ impl Sidecar {
 
     /// A request with the token.
     pub fn call(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Answer> {
-        let bearer = format!("Bearer {TEST_TOKEN}");
-        let mut all = vec![("Authorization", bearer.as_str())];
-        all.extend_from_slice(headers);
-        http::request(self.address(), method, target, &all, body)
+        self.client().call(method, target, headers, body)
+    }
+
+    /// A client with the token.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        Client::new(self.address(), &self.setup.token)
     }
 
     /// `GET` with the token.
@@ -233,6 +244,14 @@ impl Sidecar {
         self.get("/status")?.expect(200)?.json()
     }
 
+    /// Waits until its relation to control is this; what it says about it.
+    pub fn wait_for_sync_state(&self, state: &str) -> Result<Value> {
+        eventually(&format!("sync state {state}"), || {
+            let sync = self.status()?["sync"].take();
+            if sync["state"] == state { Ok(Some(sync)) } else { bail!("is {sync}") }
+        })
+    }
+
     /// Writes a file as the agent would: past the API.
     pub fn agent_writes(&self, path: &str, content: impl AsRef<[u8]>) -> Result<()> {
         let path = self.data().join(path);
@@ -240,6 +259,21 @@ impl Sidecar {
             std::fs::create_dir_all(parent)?;
         }
         Ok(std::fs::write(path, content)?)
+    }
+
+    /// Holds it where it is (SIGSTOP) until [`Self::resume`], so that two things can happen between two of its steps.
+    pub fn pause(&self) -> Result<()> {
+        kill(Pid::from_raw(i32::try_from(self.pid())?), Signal::SIGSTOP)?;
+        let stat = format!("/proc/{}/stat", self.pid());
+        eventually("the sidecar stands still", || {
+            let stat = std::fs::read_to_string(&stat)?;
+            Ok(stat.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" T")).then_some(()))
+        })
+    }
+
+    /// Lets it go on (SIGCONT).
+    pub fn resume(&self) -> Result<()> {
+        Ok(kill(Pid::from_raw(i32::try_from(self.pid())?), Signal::SIGCONT)?)
     }
 
     /// SIGKILL, as most platforms stop a container.

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use super::Options;
 use super::tell::Teller;
 use crate::http::{Answer, request};
-use crate::process::bin;
+use crate::process::{bin, find_processes};
 use crate::wait::within;
 
 /// First start of a database, on a slow machine.
@@ -258,20 +258,7 @@ fn start_control(dir: &Path, data: &Path) -> Result<(Child, PathBuf)> {
 
 /// Processes that belong to this demo: their environment or working directory points into its directory.
 fn left_behind(dir: &Path) -> Result<Vec<String>> {
-    let needle = dir.join("control");
-    let needle = needle.to_string_lossy().into_owned();
-    let mut left = Vec::new();
-    for entry in fs::read_dir("/proc")? {
-        let path = entry?.path();
-        let is_pid = path.file_name().and_then(|name| name.to_str()?.parse::<u32>().ok());
-        let Some(pid) = is_pid.filter(|pid| *pid != std::process::id()) else { continue };
-        let environment = fs::read(path.join("environ")).unwrap_or_default();
-        let command = fs::read(path.join("cmdline")).unwrap_or_default();
-        let inside = fs::read_link(path.join("cwd")).is_ok_and(|cwd| cwd.starts_with(&needle));
-        let named = [environment, command.clone()].iter().any(|text| String::from_utf8_lossy(text).contains(&needle));
-        if inside || named {
-            left.push(format!("{pid} {}", String::from_utf8_lossy(&command).replace('\0', " ")));
-        }
-    }
-    Ok(left)
+    let dir = dir.join("control");
+    let left = find_processes(|process| process.belongs_to(&dir))?;
+    Ok(left.iter().map(ToString::to_string).collect())
 }
