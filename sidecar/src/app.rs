@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::config::Settings;
 use crate::edits::{EditError, Edits};
-use crate::fs::Root;
+use crate::fs::{Root, TenantPath};
 use crate::gateway::{self, GatewayConfig, GatewayHandle, Limits};
 use crate::http::{App, BODY_BUDGET_KIB, CONCURRENT_WRITES, Server, TokenDigest};
 use crate::seeds;
@@ -46,6 +46,7 @@ pub(crate) async fn run(settings: Settings) -> Result<(), RunError> {
     let listener = listen(&settings).await?;
     let edits = open(&settings).await?;
 
+    make_directories(&settings, &edits).await?;
     let gateway = start_gateway(&settings);
     let sync = Arc::new(SyncStatus::default());
     let engine = start_engine(&settings, &edits, &gateway, &sync)?;
@@ -131,6 +132,24 @@ async fn open(settings: &Settings) -> Result<Arc<Edits>, RunError> {
         Edits::open(Arc::new(root), layout, max_file_bytes, segment_bytes).map_err(failed)
     };
     spawned(work).await?.map(Arc::new)
+}
+
+/// Makes the directories that the gateway needs, where entrypoint has not done so.
+async fn make_directories(settings: &Settings, edits: &Arc<Edits>) -> Result<(), RunError> {
+    let home = settings.gateway.as_ref().and_then(|gateway| gateway.home.strip_prefix(&settings.data_dir).ok());
+    let home = home.and_then(|path| TenantPath::parse(path.to_str()?).ok());
+    let layout = &settings.layout;
+    let directories: Vec<_> = home.into_iter().chain([layout.state.clone(), layout.workspace.clone()]).collect();
+    let edits = Arc::clone(edits);
+    let work = move || {
+        for directory in directories.iter().filter_map(|directory| directory.child("file")) {
+            // On a full volume what is there has to do.
+            if let Err(error) = edits.root().parent_created(&directory) {
+                tracing::warn!(path = %directory, %error, "could not make a directory");
+            }
+        }
+    };
+    spawned(work).await
 }
 
 fn start_gateway(settings: &Settings) -> GatewayHandle {

@@ -43,6 +43,7 @@ pub(super) fn end(exit: Exit, findings: &Findings) -> End {
     match exit {
         Exit::Code(0) => End::Clean,
         Exit::Code(CONFIG) if findings.no_config => End::NoConfig,
+        Exit::Code(CONFIG) => End::Refused,
         _ => End::Failed,
     }
 }
@@ -129,7 +130,7 @@ mod tests {
     fn only_seventy_eight_without_a_config_waits_for_one() {
         let none = Findings { no_config: true, ..Findings::default() };
         assert_eq!(end(Exit::Code(CONFIG), &none), End::NoConfig);
-        assert_eq!(end(Exit::Code(CONFIG), &Findings::default()), End::Failed);
+        assert_eq!(end(Exit::Code(CONFIG), &Findings::default()), End::Refused);
         assert_eq!(end(Exit::Code(1), &none), End::Failed);
         assert_eq!(end(Exit::Signal(9), &none), End::Failed);
         assert_eq!(end(Exit::Code(0), &none), End::Clean);

@@ -132,6 +132,8 @@ pub(super) enum End {
     Clean,
     /// It found no configuration.
     NoConfig,
+    /// It refused to start with what it found: starting again finds the same until somebody changes it.
+    Refused,
     /// Anything else.
     Failed,
 }

@@ -165,6 +165,12 @@ impl Step<'_> {
                 }
             }
             _ if end == End::NoConfig => self.state.phase = Phase::WaitingForConfig,
+            // Once more, in case the reason was another process that is about to end; then the wait for a change. Each refused start counts
+            // in the gateway's own breaker, which silences the channels of the start that succeeds.
+            _ if end == End::Refused => {
+                self.state.failures = self.state.failures.max(self.limits.quick_ends.saturating_sub(2));
+                self.failed();
+            }
             _ => self.failed(),
         }
     }

@@ -303,6 +303,18 @@ fn answers_to_old_questions_change_nothing() {
 }
 
 #[test]
+fn a_refused_configuration_is_tried_once_more_and_then_waits_for_a_change() {
+    let mut walk = Walk::starting();
+    walk.exit(End::Refused);
+    walk.expect(GatewayState::Backoff);
+    assert_eq!(walk.pass(), [Action::Spawn]);
+    walk.exit(End::Refused);
+    walk.expect(GatewayState::CrashLooping);
+    assert_eq!(walk.take(Event::ConfigReady), [Action::Spawn]);
+    walk.expect(GatewayState::Starting);
+}
+
+#[test]
 fn a_program_that_cannot_be_started_backs_off() {
     let mut walk = Walk::starting();
     assert_eq!(walk.take(Event::SpawnFailed), []);

@@ -19,6 +19,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Exited(End::NoConfig)),
         2 => Just(Event::Exited(End::Clean)),
         3 => Just(Event::Exited(End::Failed)),
+        1 => Just(Event::Exited(End::Refused)),
     ]
 }
 
