@@ -132,8 +132,18 @@ fn run() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("winston-sidecar: {error}");
+            say_at_last(format!("winston-sidecar: {error}"));
             ExitCode::from(EXIT_UNAVAILABLE)
         }
     }
+}
+
+/// A line on standard error, which may be as stuck as the log.
+fn say_at_last(line: String) {
+    let (said, end) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        eprintln!("{line}");
+        let _ = said.send(());
+    });
+    let _ = end.recv_timeout(LAST_LINES);
 }

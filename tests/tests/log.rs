@@ -1,4 +1,4 @@
-//! The sidecar's log: whoever reads it, or does not, changes nothing else.
+//! The logs of sidecar and entrypoint: whoever reads them, or does not, changes nothing else.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use winston_tests::http;
+use winston_tests::process::{TEST_TOKEN, bin};
 use winston_tests::sidecar::Setup;
 use winston_tests::wait::eventually;
 
@@ -51,7 +52,7 @@ fn healthy(address: SocketAddr) -> Result<()> {
 
 fn start(mut command: Command, stdout: Stdio) -> Result<(Guard, SocketAddr)> {
     let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-    command.env("WINSTON_SIDECAR_LISTEN", address.to_string()).stdout(stdout).stderr(Stdio::null());
+    command.env("WINSTON_SIDECAR_LISTEN", address.to_string()).stdout(stdout);
     let child = Guard(command.spawn().context("winston-sidecar")?);
     Ok((child, address))
 }
@@ -67,7 +68,9 @@ fn stop(child: &mut Guard) -> Result<()> {
 fn an_output_that_nobody_reads_stops_nothing() -> Result<()> {
     let (_unread, stdout, _) = full_pipe()?;
     let setup = Setup::new()?;
-    let (mut child, address) = start(setup.command()?, stdout.into())?;
+    let mut command = setup.command()?;
+    command.stderr(Stdio::null());
+    let (mut child, address) = start(command, stdout.into())?;
     healthy(address)?;
     stop(&mut child)
 }
@@ -76,7 +79,9 @@ fn an_output_that_nobody_reads_stops_nothing() -> Result<()> {
 fn what_waited_for_a_slow_reader_comes() -> Result<()> {
     let (mut reader, stdout, filled) = full_pipe()?;
     let setup = Setup::new()?;
-    let (mut child, address) = start(setup.command()?, stdout.into())?;
+    let mut command = setup.command()?;
+    command.stderr(Stdio::null());
+    let (mut child, address) = start(command, stdout.into())?;
     healthy(address)?;
     let mut text = vec![0; filled];
     reader.read_exact(&mut text)?;
@@ -90,4 +95,44 @@ fn what_waited_for_a_slow_reader_comes() -> Result<()> {
     assert!(messages.iter().any(|message| message == "\"listening\""), "{log}");
     assert!(log.ends_with('\n'), "the last line is whole");
     Ok(())
+}
+
+#[test]
+fn a_start_that_fails_ends_whoever_reads() -> Result<()> {
+    let setup = Setup::new()?;
+    let taken = TcpListener::bind("127.0.0.1:0")?;
+    let mut command = setup.command()?;
+    command.env("WINSTON_SIDECAR_LISTEN", taken.local_addr()?.to_string());
+    let output = command.output()?;
+    assert_eq!(output.status.code(), Some(69));
+    let (log, error) = (String::from_utf8(output.stdout)?, String::from_utf8(output.stderr)?);
+    assert!(log.lines().last().is_some_and(|line| line.contains("cannot run")), "{log}");
+    assert!(error.starts_with("winston-sidecar: "), "{error}");
+
+    let (_unread, stdout, _) = full_pipe()?;
+    let (_unread_too, stderr, _) = full_pipe()?;
+    let mut child = Guard(command.stdout(stdout).stderr(stderr).spawn()?);
+    let status = eventually("the sidecar ends", || Ok(child.0.try_wait()?))?;
+    assert_eq!(status.code(), Some(69));
+    Ok(())
+}
+
+#[test]
+fn pid_1_does_not_wait_for_a_reader_either() -> Result<()> {
+    let setup = Setup::new()?;
+    let (_unread, stdout, _) = full_pipe()?;
+    let (_unread_too, stderr, _) = full_pipe()?;
+    let mut command = Command::new(bin("winston-entrypoint")?);
+    command
+        .env_clear()
+        .envs(std::env::vars_os().filter(|(name, _)| name == "PATH"))
+        .env("WINSTON_TENANT_ID", "test-tenant")
+        .env("WINSTON_SIDECAR_TOKEN", TEST_TOKEN)
+        .env("WINSTON_DATA_DIR", setup.data())
+        .env("WINSTON_GATEWAY", "off")
+        .stdin(Stdio::null())
+        .stderr(stderr);
+    let (mut child, address) = start(command, stdout.into())?;
+    healthy(address)?;
+    stop(&mut child)
 }
