@@ -149,9 +149,13 @@ install_postgres() {
     local drop_in=/etc/postgresql-common/createcluster.d/winston-demo.conf
     apt_install postgresql-common
     as_root mkdir -p "$(dirname "$drop_in")"
-    as_root sh -c "echo 'create_main_cluster = false' > $drop_in"
-    apt_install postgresql
-    as_root rm -f "$drop_in"
+    # In a subshell, whose trap takes the setting back in every case: a failed or interrupted installation must not
+    # change what a later one of somebody else does.
+    (
+        trap 'as_root rm -f "$drop_in"' EXIT
+        as_root sh -c "echo 'create_main_cluster = false' > $drop_in"
+        apt_install postgresql
+    )
 }
 
 ensure_postgres() {

@@ -2,9 +2,14 @@
 //!
 //! The shape, `level` and `message` with further keys beside them, is what hosting platforms index. A line is one
 //! `write`, so lines of the entrypoint and the sidecar do not mix.
+//!
+//! A write never waits: whoever reads our output may have stopped reading, and PID 1 has signals to forward. A line for
+//! which there is no room is lost.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::os::fd::AsFd;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::{Map, Value};
 
 /// One further key of a line.
@@ -29,7 +34,16 @@ fn write(level: &str, message: &str, fields: &[Field<'_>]) {
     let mut stderr = std::io::stderr();
     let line = if stderr.is_terminal() { plain(level, message, fields) } else { json(level, message, fields) };
     // Nothing can be done about a log that nobody reads, and PID 1 must not end because of it.
-    let _ = stderr.write_all(line.as_bytes());
+    if has_room(&stderr) {
+        let _ = stderr.write_all(line.as_bytes());
+    }
+}
+
+/// Whether a line can be written now. A pipe with room takes any write of up to 4096 bytes at once; only the sidecar's
+/// last line shares it.
+fn has_room(stderr: &impl AsFd) -> bool {
+    let mut asked = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+    poll(&mut asked, PollTimeout::ZERO) != Ok(0)
 }
 
 fn json(level: &str, message: &str, fields: &[Field<'_>]) -> String {

@@ -33,6 +33,10 @@ pub(crate) fn prepare(settings: &Settings) -> Result<(), Failure> {
         );
     }
 
+    // Before anything beneath it is believed.
+    if settings.owner.is_some() {
+        site.take_root(&data)?;
+    }
     let ours = site.part(&data, Path::new(OURS), 0o700)?;
     site.keep_private(&ours, settings)?;
     site.probe(&ours)?;
@@ -44,7 +48,6 @@ pub(crate) fn prepare(settings: &Settings) -> Result<(), Failure> {
     }
 
     if let Some(owner) = settings.owner {
-        open_passage(&data).map_err(|error| site.failure("", error))?;
         site.hand_over(&ours, &parts, owner)?;
     }
     site.lay_out_seeds(&ours, settings)
@@ -87,12 +90,42 @@ impl Site<'_> {
         if dir.usable() { Ok(dir) } else { Err(self.failure(path, Errno::ACCESS)) }
     }
 
-    /// What is ours is closed to the agent, also when an earlier start ran as the agent's user.
+    /// Makes the data directory itself root's. Who may write a directory may rename what is in it: the agent could move
+    /// [`OURS`] away and put one of its own there, with a history that it wrote itself. It can pass to its own
+    /// directories, and make files in those only.
+    fn take_root(&self, data: &Dir) -> Result<(), Failure> {
+        const WALK: u32 = 0o011;
+        const OTHERS_WRITE: u32 = 0o022;
+        let failed = |error| self.failure("", error);
+        let stat = data.stat().map_err(failed)?;
+        if (stat.st_uid, stat.st_gid) != (self.uid, self.uid) {
+            fs::fchown(data.fd(), Some(Uid::from_raw(self.uid)), Some(Gid::from_raw(self.uid))).map_err(failed)?;
+            let fields = [("former_uid", stat.st_uid.into()), ("former_gid", stat.st_gid.into())];
+            log::info("the data directory itself belongs to root from now on", &fields);
+        }
+        let mode = stat.st_mode & 0o7777;
+        let wanted = (mode | WALK) & !OTHERS_WRITE;
+        if mode == wanted {
+            return Ok(());
+        }
+        log::info("the data directory lets other users pass, and not write, from now on", &[]);
+        data.set_mode(wanted).map_err(failed)
+    }
+
+    /// What is ours is closed to the agent. A directory of somebody else is not taken over: the agent may have put it
+    /// there while it could, and nothing in it would tell a forged history from a true one.
     fn keep_private(&self, ours: &Dir, settings: &Settings) -> Result<(), Failure> {
         let failed = |error| self.failure(OURS, error);
-        if settings.owner.is_some() && ours.stat().map_err(failed)?.st_uid != self.uid {
-            let root = (Uid::from_raw(self.uid), Gid::from_raw(self.uid));
-            fs::fchown(ours.fd(), Some(root.0), Some(root.1)).map_err(failed)?;
+        let owner = ours.stat().map_err(failed)?.st_uid;
+        if settings.owner.is_some() && owner != self.uid {
+            let path = self.root.join(OURS);
+            let path = path.display();
+            let message = format!(
+                "{path} belongs to uid {owner} and not to uid {}, so its history may be forged; if an earlier start \
+                 without WINSTON_GATEWAY_UID made it, inspect it and run `chown -R root {path}`, else move it away",
+                self.uid
+            );
+            return Err(Failure { code: 77, message });
         }
         ours.set_mode(0o700).map_err(failed)
     }
@@ -206,17 +239,6 @@ impl Site<'_> {
         };
         Failure { code, message }
     }
-}
-
-/// Lets the gateway's user walk through the data directory to its own directories.
-fn open_passage(data: &Dir) -> rustix::io::Result<()> {
-    const WALK: u32 = 0o011;
-    let mode = data.stat()?.st_mode & 0o7777;
-    if mode & WALK == WALK {
-        return Ok(());
-    }
-    log::info("the data directory lets other users pass from now on", &[]);
-    data.set_mode(mode | WALK)
 }
 
 /// Whether the path, or a directory above it other than `/`, is a mount point. Unknown counts as mounted: a warning

@@ -19,6 +19,7 @@ mod sys;
 mod watch;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use lexopt::Arg::{Long, Short};
 use winston_wire::env;
@@ -33,6 +34,9 @@ const EXIT_UNAVAILABLE: u8 = 69;
 /// The event loop does no blocking work, so one thread serves everything; blocking work has its own threads, which end when idle.
 const BLOCKING_THREADS: usize = 32;
 const STACK_BYTES: usize = 512 * 1024;
+
+/// How long the end waits for the last log lines to be written.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 enum Command {
     Run,
@@ -105,7 +109,13 @@ fn run() -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    log::start(settings.log.clone());
+    let outlet = match log::start(settings.log.clone()) {
+        Ok(outlet) => outlet,
+        Err(error) => {
+            eprintln!("winston-sidecar: cannot start logging: {error}");
+            return ExitCode::from(EXIT_UNAVAILABLE);
+        }
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)
@@ -115,12 +125,25 @@ fn run() -> ExitCode {
         Ok(runtime) => runtime.block_on(app::run(settings)),
         Err(error) => Err(app::RunError::Other(format!("cannot start the event loop: {error}"))),
     };
+    if let Err(error) = &outcome {
+        tracing::error!(%error, "cannot run");
+    }
+    outlet.drain(LAST_LINES);
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(%error, "cannot run");
-            eprintln!("winston-sidecar: {error}");
+            say_at_last(format!("winston-sidecar: {error}"));
             ExitCode::from(EXIT_UNAVAILABLE)
         }
     }
+}
+
+/// A line on standard error, which may be as stuck as the log.
+fn say_at_last(line: String) {
+    let (said, end) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        eprintln!("{line}");
+        let _ = said.send(());
+    });
+    let _ = end.recv_timeout(LAST_LINES);
 }

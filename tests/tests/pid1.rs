@@ -1,8 +1,9 @@
 //! The entrypoint as a real process: as PID 1 of its own namespaces, and as an ordinary subreaper.
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -300,7 +301,6 @@ fn what_root_left_behind_is_given_away() -> Result<()> {
         std::fs::write(at("workspace/deep/er/file"), "left behind")?;
         std::fs::write(at("workspace/other"), "somebody else's")?;
         std::os::unix::fs::chown(at("workspace/other"), Some(4242), Some(4242))?;
-        std::os::unix::fs::chown(at(".winston"), Some(1000), Some(1000))?;
         std::fs::hard_link(at("operator.txt"), at("workspace/hard"))?;
         symlink(outside.path(), at("workspace/soft"))?;
         symlink("/etc", at("workspace/etc"))?;
@@ -332,6 +332,44 @@ fn what_root_left_behind_is_given_away() -> Result<()> {
         std::os::unix::fs::chown(at("workspace"), Some(0), Some(0))?;
         plan.start()?.finish()?;
         assert_eq!(owner(&at("workspace/late"))?.0, 1000);
+        Ok(())
+    })
+}
+
+/// Who owns a directory can rename what is in it: a bind mount of the agent's user must not leave it that power.
+#[test]
+fn the_agent_cannot_put_a_history_of_its_own_in_place() -> Result<()> {
+    as_root("the_agent_cannot_put_a_history_of_its_own_in_place", || {
+        let plan = Entrypoint::new(Mode::Subreaper, "echo started")?.env("WINSTON_GATEWAY_UID", "1000");
+        let data = plan.data();
+        std::fs::create_dir(&data)?;
+        std::os::unix::fs::chown(&data, Some(1000), Some(1000))?;
+        std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o1770))?;
+        assert_eq!(plan.start()?.finish()?.0, 0);
+        let meta = std::fs::metadata(&data)?;
+        assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777), (0, 0, 0o1751));
+
+        let agent = |script: &str| -> Result<bool> {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]).current_dir(&data).stderr(Stdio::null());
+            Ok(command.gid(1000).uid(1000).status()?.success())
+        };
+        assert!(agent("touch workspace/a .openclaw/a .home/a")?, "its own directories");
+        for attempt in ["mv .winston .stolen", "mkdir new", "touch new", "rmdir workspace", "ls .winston"] {
+            assert!(!agent(attempt)?, "{attempt}");
+        }
+
+        // One that was put there before, when it could.
+        std::os::unix::fs::chown(data.join(".winston"), Some(1000), Some(1000))?;
+        let (code, lines, log) = plan.start()?.finish()?;
+        assert_eq!((code, lines), (77, vec![]), "{log}");
+        let error = message(log.lines().last().context("a line")?)?;
+        let path = data.join(".winston").display().to_string();
+        for part in [path.as_str(), "uid 1000", "forged", &format!("chown -R root {path}")] {
+            assert!(error.contains(part), "{part:?} in {error:?}");
+        }
+        let meta = std::fs::metadata(data.join(".winston"))?;
+        assert_eq!(meta.uid(), 1000, "left as it was found");
         Ok(())
     })
 }

@@ -54,9 +54,27 @@ const FORBIDDEN: &[&str] = &[
     "INVOCATION_ID",
     "JOURNAL_STREAM",
     "SYSTEMD_EXEC_PID",
-    "OPENCLAW_SYSTEMD_UNIT",
     "NODE_COMPILE_CACHE",
-    "OPENCLAW_NO_RESPAWN",
+    // Code that a shell runs before the command that it was given.
+    "BASH_ENV",
+    "ENV",
+];
+
+/// What the gateway never gets, by how it begins; of OpenClaw's own variables it gets what is in [`ALLOWED`], because
+/// the others move its files or change how it runs.
+const FORBIDDEN_PREFIXES: &[&str] = &["WINSTON_", "OPENCLAW_", "LD_"];
+
+/// What `NODE_OPTIONS` must not contain: it would run other code within the gateway, or open it to a debugger.
+const FOREIGN_CODE: &[&str] = &[
+    "--require",
+    "-r",
+    "--import",
+    "--inspect",
+    "--loader",
+    "--experimental-loader",
+    "--experimental-config-file",
+    "--experimental-default-config-file",
+    "--snapshot-blob",
 ];
 
 /// What we set, so that asking for it can only be a misunderstanding.
@@ -87,10 +105,9 @@ pub(crate) fn inherited(
         .filter(|(name, value)| !value.is_empty() && (allowed(name) || extra.contains(&&**name)))
         .filter(|(name, _)| mistake(name).is_none())
         .collect();
-    let inspected =
-        |(name, value): &(String, String)| name == "NODE_OPTIONS" && value.to_ascii_lowercase().contains("--inspect");
-    if picked.iter().any(inspected) {
-        mistakes.push("WINSTON_GATEWAY_ENV passes NODE_OPTIONS on, which must not contain --inspect".into());
+    let options = picked.iter().find(|(name, _)| name == "NODE_OPTIONS");
+    if let Some(option) = options.and_then(|(_, value)| foreign_code(value)) {
+        mistakes.push(format!("WINSTON_GATEWAY_ENV passes NODE_OPTIONS on, which must not contain {option}"));
     }
     if mistakes.is_empty() { Ok(picked) } else { Err(mistakes) }
 }
@@ -127,14 +144,39 @@ pub(super) fn complete(config: &GatewayConfig) -> Vec<(String, String)> {
 
 /// Values that must not show in the gateway's log, longest first so that none hides a part of another.
 pub(super) fn secrets(config: &GatewayConfig) -> Vec<String> {
-    let mut secrets: Vec<String> = complete(config)
-        .into_iter()
-        .filter(|(name, value)| is_secret(name) && value.len() >= SHORTEST_SECRET)
-        .map(|(_, value)| value)
-        .collect();
+    let mut secrets = Vec::new();
+    for (name, value) in complete(config) {
+        secrets.extend(userinfo(&value));
+        // What is not on our list was asked for by name: we do not know what it is.
+        let asked_for = !allowed(&name) && !OURS.contains(&name.as_str());
+        if (is_secret(&name) || asked_for) && value.len() >= SHORTEST_SECRET {
+            secrets.push(value);
+        }
+    }
     secrets.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
     secrets.dedup();
     secrets
+}
+
+/// The credentials in a URL, as of a proxy: with their `@`, by which they are recognised however short they are, and
+/// the password as it is in the URL and as it is meant.
+fn userinfo(value: &str) -> Vec<String> {
+    let authority = value.split_once("://").map(|(_, rest)| rest.split(['/', '?', '#']).next().unwrap_or(rest));
+    let Some((credentials, _)) = authority.and_then(|authority| authority.rsplit_once('@')) else {
+        return Vec::new();
+    };
+    let password = credentials.split_once(':').map_or(credentials, |(_, password)| password);
+    let meant = percent_encoding::percent_decode_str(password).decode_utf8_lossy().into_owned();
+    let alone = [password.to_owned(), meant].into_iter().filter(|secret| secret.len() >= SHORTEST_SECRET);
+    alone.chain([format!("{credentials}@")]).collect()
+}
+
+/// The first option in `NODE_OPTIONS` that is in [`FOREIGN_CODE`]. Node takes quotes and backslashes away, and an
+/// underscore for a dash.
+fn foreign_code(options: &str) -> Option<&'static str> {
+    let plain = options.replace(['"', '\\'], "").replace('_', "-").to_ascii_lowercase();
+    let words: Vec<&str> = plain.split_ascii_whitespace().collect();
+    FOREIGN_CODE.iter().copied().find(|option| words.iter().any(|word| word.starts_with(option)))
 }
 
 fn allowed(name: &str) -> bool {
@@ -147,10 +189,12 @@ fn is_secret(name: &str) -> bool {
 
 /// Why the gateway must not have this name, if so.
 fn mistake(name: &str) -> Option<String> {
-    let why = if name.starts_with("WINSTON_") || FORBIDDEN.contains(&name) {
-        "which the gateway must never see"
-    } else if OURS.contains(&name) {
+    let why = if OURS.contains(&name) {
         "which the sidecar sets itself"
+    } else if allowed(name) {
+        return None;
+    } else if FORBIDDEN.contains(&name) || FORBIDDEN_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
+        "which the gateway must never see"
     } else if name.contains(['=', '\0']) {
         "which cannot be the name of a variable"
     } else {
@@ -220,21 +264,43 @@ mod tests {
 
     #[test]
     fn every_forbidden_extra_name_is_reported() {
-        for name in FORBIDDEN.iter().chain(OURS).chain(&["WINSTON_X", "WINSTON_"]) {
+        let more = [
+            "WINSTON_X",
+            "WINSTON_",
+            "OPENCLAW_NO_RESPAWN",
+            "OPENCLAW_CONFIG_PATH",
+            "OPENCLAW_SYSTEMD_UNIT",
+            "LD_PRELOAD",
+            "LD_AUDIT",
+        ];
+        for name in FORBIDDEN.iter().chain(OURS).chain(&more) {
             let mistakes = inherited(pairs(&[name]), name).expect_err(name);
             assert!(mistakes[0].contains(name), "{mistakes:?}");
         }
         let mistakes = inherited(Vec::new(), "DATABASE_URL,WINSTON_A,HOME,FINE").expect_err("three");
         assert_eq!(mistakes.len(), 3);
+        let asked =
+            inherited(pairs(&[GATEWAY_TOKEN, "LC_ALL"]), "OPENCLAW_GATEWAY_TOKEN,LC_ALL").expect("allowed anyway");
+        assert_eq!(names(&asked), [GATEWAY_TOKEN, "LC_ALL"]);
     }
 
     #[test]
-    fn node_options_may_not_open_an_inspector() {
+    fn node_options_may_not_bring_code_or_open_an_inspector() {
         let options = |value: &str| vec![("NODE_OPTIONS".to_owned(), value.to_owned())];
         assert!(inherited(options("--inspect"), "").expect("not asked").is_empty());
-        assert!(inherited(options("--max-old-space-size=800"), "NODE_OPTIONS").is_ok());
-        for value in ["--inspect", "--enable-x --INSPECT-brk=0.0.0.0"] {
-            assert!(inherited(options(value), "NODE_OPTIONS").is_err());
+        assert!(inherited(options("--max-old-space-size=800 --trace-warnings"), "NODE_OPTIONS").is_ok());
+        for value in [
+            "--inspect",
+            "--enable-x --INSPECT-brk=0.0.0.0",
+            "--inspect_brk",
+            "--require /data/x.js",
+            "--require=/data/x.js",
+            "-r /data/x.js",
+            "--max-old-space-size=800 --import=data:text/javascript,1",
+            "\"--requ\\ire\" /data/x.js",
+            "--experimental_loader ./x.mjs",
+        ] {
+            assert!(inherited(options(value), "NODE_OPTIONS").is_err(), "{value}");
         }
     }
 
@@ -277,6 +343,30 @@ mod tests {
         assert_eq!(
             secrets(&config(environment)),
             ["value of OPENAI_API_KEY", "rpc-secret-for-tests", "value of MY_PASSWORD",]
+        );
+    }
+
+    #[test]
+    fn what_was_asked_for_and_credentials_of_proxies_are_secret() {
+        let environment = [
+            ("MY_SKILL_SETTING", "asked for by name"),
+            ("SHORT", "seven77"),
+            ("HTTPS_PROXY", "http://me:p%40ssw%C3%B6rd@proxy.example:3128/"),
+            ("http_proxy", "http://u:pw@proxy.example"),
+            ("NO_PROXY", "localhost,me@example"),
+            ("LANG", "C.UTF-8 and more"),
+        ];
+        let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+        assert_eq!(
+            secrets(&config(environment)),
+            [
+                "rpc-secret-for-tests",
+                "me:p%40ssw%C3%B6rd@",
+                "asked for by name",
+                "p%40ssw%C3%B6rd",
+                "p@sswörd",
+                "u:pw@"
+            ]
         );
     }
 }

@@ -118,19 +118,24 @@ impl Logs {
             }
         }
         splitter.finish(|cut| self.take(stream, cut));
-        self.lock().note_dropped();
+        let dropped = self.lock().note_dropped();
+        report(dropped);
     }
 
+    /// Our own log is written outside the lock: whoever wants the ring must not wait for it.
     fn take(&self, stream: Stream, cut: Cut<'_>) {
-        let mut ring = self.lock();
-        if !ring.allowance.take(Instant::now()) {
-            ring.dropped += 1;
-            return;
-        }
-        ring.note_dropped();
+        let dropped = {
+            let mut ring = self.lock();
+            if !ring.allowance.take(Instant::now()) {
+                ring.dropped += 1;
+                return;
+            }
+            ring.note_dropped()
+        };
+        report(dropped);
         let line = lines::clean(cut, &self.secrets);
         tracing::info!(target: "gateway", stream = stream.name(), "{line}");
-        ring.push(stream, line);
+        self.lock().push(stream, line);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Ring> {
@@ -151,12 +156,19 @@ impl Ring {
         }
     }
 
-    fn note_dropped(&mut self) {
+    /// Notes in the ring how many lines were dropped since the last note, and returns it.
+    fn note_dropped(&mut self) -> u64 {
         let dropped = std::mem::take(&mut self.dropped);
         if dropped > 0 {
-            tracing::warn!(target: "gateway", dropped, "gateway writes faster than its log is kept");
             self.push(Stream::Winston, format!("{dropped} lines dropped: more than {RATE} per second"));
         }
+        dropped
+    }
+}
+
+fn report(dropped: u64) {
+    if dropped > 0 {
+        tracing::warn!(target: "gateway", dropped, "gateway writes faster than its log is kept");
     }
 }
 

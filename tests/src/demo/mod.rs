@@ -1,11 +1,13 @@
 //! The demo: control, one tenant and the real gateway on this machine, and a story that checks itself while it is told.
 
+mod control;
 mod stage;
 mod story;
 mod tell;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result, bail};
 use lexopt::Arg::Long;
@@ -44,14 +46,20 @@ impl Options {
 
 /// Runs the demo. Whatever happens, nothing that it started is left running.
 pub fn run(options: &Options) -> Result<()> {
-    let teller = Arc::new(Teller::new());
-    let stage = Arc::new(Stage::set(options, &teller)?);
+    let teller = Teller::new();
+    let interrupted = Arc::new(AtomicBool::new(false));
     let (asked, stopped) = std::sync::mpsc::channel();
-    let interrupted = Arc::clone(&stage);
+    let flag = Arc::clone(&interrupted);
+    // Before anything is started: an interrupt that nobody handles would leave it running.
     on_signals(move || {
-        interrupted.interrupt();
+        flag.store(true, Ordering::Release);
         let _ = asked.send(());
     })?;
+    let stage = match Stage::set(options, &teller, Arc::clone(&interrupted)) {
+        // What was started is stopped again by now.
+        Err(_) if interrupted.load(Ordering::Acquire) && !options.once => return Ok(()),
+        stage => stage?,
+    };
 
     let told = story::tell(&stage, &teller);
     let interrupted = stage.is_interrupted();
@@ -74,12 +82,13 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Calls `act` for each SIGINT and SIGTERM. Handlers and not a blocked mask, which the processes that we start would inherit.
+/// Calls `act` for each SIGINT, SIGTERM and SIGHUP. Handlers and not a blocked mask, which the processes that we start would inherit.
 fn on_signals(act: impl Fn() + Send + 'static) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("signals")?;
     let guard = runtime.enter();
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     drop(guard);
     std::thread::spawn(move || {
         runtime.block_on(async {
@@ -87,6 +96,7 @@ fn on_signals(act: impl Fn() + Send + 'static) -> Result<()> {
                 tokio::select! {
                     _ = interrupt.recv() => {}
                     _ = terminate.recv() => {}
+                    _ = hangup.recv() => {}
                 }
                 act();
             }

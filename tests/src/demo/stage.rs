@@ -1,31 +1,24 @@
 //! What runs: control with its database and one local tenant.
 
-use std::fs::{self, File};
-use std::io::Write as _;
-use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::os::unix::process::CommandExt as _;
+use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::Options;
+use super::control::{self, Control};
 use super::tell::Teller;
 use crate::http::{Answer, request};
-use crate::process::{bin, find_processes};
+use crate::process::find_processes;
 use crate::wait::within;
 
 /// First start of a database, on a slow machine.
 const CONTROL_START: Duration = Duration::from_secs(120);
-/// Control ends its database within this.
-const CONTROL_STOP: Duration = Duration::from_secs(60);
 
 /// E-mail address of the demo's tenant; its name in control.
 const EMAIL: &str = "demo@winston.test";
@@ -33,10 +26,10 @@ const EMAIL: &str = "demo@winston.test";
 /// Everything that was started.
 pub(super) struct Stage {
     dir: PathBuf,
-    control: Mutex<Option<Child>>,
+    control: Mutex<Option<Control>>,
     address: SocketAddr,
     key: String,
-    interrupted: AtomicBool,
+    interrupted: Arc<AtomicBool>,
     tenant: Mutex<Option<Tenant>>,
 }
 
@@ -58,11 +51,15 @@ pub(super) struct Tenant {
 }
 
 impl Stage {
-    /// Starts control.
-    pub(super) fn set(options: &Options, teller: &Teller) -> Result<Self> {
+    /// Starts control. On every way out but the last one it is stopped again.
+    pub(super) fn set(options: &Options, teller: &Teller, interrupted: Arc<AtomicBool>) -> Result<Self> {
         let dir = options.dir.clone();
         let data = dir.join("control");
+        if let Some(other) = control::in_use(&data) {
+            bail!(other);
+        }
         if options.reset && data.exists() {
+            control::clear(&data)?;
             fs::remove_dir_all(&data).with_context(|| format!("removing {}", data.display()))?;
         }
         fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
@@ -71,30 +68,27 @@ impl Stage {
         if !data.join("postgres").exists() {
             teller.begin("control starts and makes its private PostgreSQL cluster …");
         }
-        let (mut child, log) = start_control(&dir, &data)?;
+        let mut control = Control::start(&dir)?;
         let ready = within(CONTROL_START, "control answers", || {
-            if let Some(status) = child.try_wait()? {
-                let log = fs::read_to_string(&log).unwrap_or_default();
-                let last: Vec<_> = log.lines().rev().take(5).collect();
-                return Ok(Some(Err(format!("control ended ({status}): {}", last.join(" | ")))));
+            if interrupted.load(Ordering::Acquire) {
+                return Ok(Some(Err("interrupted".to_owned())));
+            }
+            if let Some(reason) = control.end()? {
+                return Ok(Some(Err(reason)));
             }
             let address: SocketAddr =
                 fs::read_to_string(data.join("address"))?.trim().trim_start_matches("http://").parse()?;
             let healthy = request(address, "GET", "/api/health", &[], b"")?.status == 200;
             Ok(healthy.then_some(Ok(address)))
         });
-        let address = match ready {
-            Ok(Ok(address)) => address,
-            Ok(Err(error)) => bail!(error),
-            Err(error) => {
-                let _ = child.kill();
-                return Err(error);
-            }
+        let address = match ready? {
+            Ok(address) => address,
+            Err(error) => bail!(error),
         };
         teller.done(started, &format!("control with its private PostgreSQL cluster: http://{address}"));
         let key = fs::read_to_string(data.join("admin-api-key")).context("the admin API key")?.trim().to_owned();
-        let (control, tenant) = (Mutex::new(Some(child)), Mutex::new(None));
-        Ok(Self { dir, control, address, key, interrupted: AtomicBool::new(false), tenant })
+        let (control, tenant) = (Mutex::new(Some(control)), Mutex::new(None));
+        Ok(Self { dir, control, address, key, interrupted, tenant })
     }
 
     /// A call to control, with the admin key.
@@ -158,10 +152,6 @@ impl Stage {
     }
 
     /// Somebody pressed Ctrl-C: every wait of the story ends soon.
-    pub(super) fn interrupt(&self) {
-        self.interrupted.store(true, Ordering::Release);
-    }
-
     pub(super) fn is_interrupted(&self) -> bool {
         self.interrupted.load(Ordering::Acquire)
     }
@@ -198,9 +188,8 @@ impl Stage {
         let started = Instant::now();
         let stopped = self.stop_tenant();
         let control = self.control.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(mut child) = control {
-            kill(Pid::from_raw(i32::try_from(child.id())?), Signal::SIGTERM)?;
-            within(CONTROL_STOP, "control ends", || Ok(child.try_wait()?))?;
+        if let Some(mut control) = control {
+            control.stop()?;
         }
         stopped?;
         let left = within(Duration::from_secs(10), "every process ends", || {
@@ -223,37 +212,6 @@ impl Stage {
         // A tenant that was never provisioned has nothing to stop.
         if matches!(answer.status, 200 | 404 | 409) { Ok(()) } else { bail!("stopping: {}", answer.text()) }
     }
-}
-
-fn start_control(dir: &Path, data: &Path) -> Result<(Child, PathBuf)> {
-    // The same port as last time, so that URLs go on working; another one if somebody has taken it.
-    let remembered = dir.join("port");
-    let port: u16 = fs::read_to_string(&remembered).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
-    let listener = TcpListener::bind(("127.0.0.1", port)).or_else(|_| TcpListener::bind(("127.0.0.1", 0)))?;
-    let address = listener.local_addr()?;
-    drop(listener);
-    fs::write(&remembered, format!("{}\n", address.port()))?;
-    match fs::remove_file(data.join("address")) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-        _ => {}
-    }
-    let path = dir.join("control.log");
-    let mut log = File::options().create(true).append(true).mode(0o600).open(&path)?;
-    writeln!(log, "---")?;
-    let mut command = Command::new(bin("winston-control")?);
-    command
-        .env("WINSTON_CONTROL_LISTEN", address.to_string())
-        .env("WINSTON_CONTROL_DATA_DIR", data)
-        .env_remove("DATABASE_URL")
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log)
-        // A Ctrl-C at the terminal is for the demo, which stops things in order.
-        .process_group(0);
-    if let Some(openclaw) = std::env::var_os("WINSTON_OPENCLAW_BIN") {
-        command.env("WINSTON_LOCAL_OPENCLAW", openclaw);
-    }
-    Ok((command.spawn().context("winston-control")?, path))
 }
 
 /// Processes that belong to this demo: their environment or working directory points into its directory.

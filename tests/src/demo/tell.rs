@@ -1,6 +1,6 @@
 //! Lines for the reader.
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
 /// Prints lines with times, in colour only on a terminal.
@@ -21,23 +21,28 @@ impl Teller {
 
     /// Begins a part.
     pub(super) fn heading(&self, text: &str) {
-        println!("\n{}", self.paint("1", text));
+        say(&format!("\n{}", self.paint("1", text)));
     }
 
     /// Something that has happened, and how long it took.
     pub(super) fn done(&self, since: Instant, text: &str) {
-        println!("  {} {:>8}  {text}", self.paint("32", "✓"), time(since.elapsed()));
+        say(&format!("  {} {:>8}  {text}", self.paint("32", "✓"), time(since.elapsed())));
     }
 
     /// Something that is about to take a while.
     pub(super) fn begin(&self, text: &str) {
-        println!("  {}", self.paint("2", text));
+        say(&format!("  {}", self.paint("2", text)));
     }
 
     /// A line without a time.
     pub(super) fn line(&self, text: &str) {
-        println!("  {text}");
+        say(&format!("  {text}"));
     }
+}
+
+/// Not `println!`, which panics when the terminal has gone: then things still have to be stopped.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 /// Milliseconds below a second, seconds above.
