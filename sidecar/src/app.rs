@@ -136,7 +136,8 @@ async fn open(settings: &Settings) -> Result<Arc<Edits>, RunError> {
 
 /// Makes the directories that the gateway needs, where entrypoint has not done so.
 async fn make_directories(settings: &Settings, edits: &Arc<Edits>) -> Result<(), RunError> {
-    let home = settings.gateway.as_ref().and_then(|gateway| gateway.home.strip_prefix(&settings.data_dir).ok());
+    let Some(gateway) = &settings.gateway else { return Ok(()) };
+    let home = gateway.home.strip_prefix(&settings.data_dir).ok();
     let home = home.and_then(|path| TenantPath::parse(path.to_str()?).ok());
     let layout = &settings.layout;
     let directories: Vec<_> = home.into_iter().chain([layout.state.clone(), layout.workspace.clone()]).collect();
