@@ -138,7 +138,7 @@ async fn link_versions(
         let row = opt(
             tx,
             "SELECT id FROM file_snapshots
-             WHERE tenant_id = $1 AND file_path = $2 AND generation = $3 AND hash = $4 AND source = 'system'
+             WHERE tenant_id = $1 AND path_hash = path_key($2) AND generation = $3 AND hash = $4 AND source = 'system'
              ORDER BY id LIMIT 1",
             &[&tenant, &change.path, &signed(generation), &hash.as_bytes().as_slice()],
         )
