@@ -39,6 +39,18 @@ fn change(path: &str) -> Value {
     })
 }
 
+fn check_in(applied_generation: u64) -> Value {
+    json!({
+        "protocol": 1,
+        "version": "0.1.0",
+        "epoch": EPOCH,
+        "started_at": "2026-01-02T03:04:05Z",
+        "head_seq": 0,
+        "applied_generation": applied_generation,
+        "gateway": {"state": "ready", "since": "2026-01-02T03:04:05Z", "reason": "", "port": 18789, "restarts": 0},
+    })
+}
+
 #[tokio::test]
 async fn the_longest_paths_are_paths_like_others() {
     let control = Control::start(&[]).await;
@@ -91,4 +103,22 @@ async fn the_longest_paths_are_paths_like_others() {
     assert_eq!(paths("limit=2").await, first);
     assert_eq!(paths(&format!("after={}", first[1])).await, rest);
     assert_eq!(paths("prefix=workspace/b").await, ["workspace/b.md"]);
+}
+
+#[tokio::test]
+async fn a_restored_backup_hands_out_no_generation_twice() {
+    let control = Control::start(&[]).await;
+    let admin = control.admin();
+    let (id, sidecar) = control.tenant("backup@test.example").await;
+    // To a sidecar that has applied 41 a control from before that looks like this new one.
+    let answer = sidecar.post("/api/sidecar/check-in", &check_in(41)).await;
+    assert_eq!(answer.expect(200).json()["desired_generation"], 41);
+    let path = format!("/api/tenants/{id}/files/a");
+    let put = admin.call(Method::PUT, &path, &[], json!({"content": "x"}).to_string()).await;
+    assert_eq!(put.expect(200).json()["generation"], 42);
+    let desired = sidecar.get("/api/sidecar/desired?generation=41").await.expect(200).json();
+    assert_eq!(desired["files"][0]["path"], "a");
+    // A sidecar that is behind does not turn anything back.
+    let answer = sidecar.post("/api/sidecar/check-in", &check_in(7)).await;
+    assert_eq!(answer.expect(200).json()["desired_generation"], 42);
 }
