@@ -22,7 +22,7 @@ fn long_path(seed: &str, bytes: usize) -> String {
                 return path;
             }
             // Components of at most 200 bytes, so that a disk would take them as well.
-            let next = if path.len() % 200 == 0 { '/' } else { char::from(LETTERS[usize::from(byte % 64)]) };
+            let next = if path.len().is_multiple_of(200) { '/' } else { char::from(LETTERS[usize::from(byte % 64)]) };
             path.push(next);
         }
     }
@@ -121,4 +121,34 @@ async fn a_restored_backup_hands_out_no_generation_twice() {
     // A sidecar that is behind does not turn anything back.
     let answer = sidecar.post("/api/sidecar/check-in", &check_in(7)).await;
     assert_eq!(answer.expect(200).json()["desired_generation"], 42);
+}
+
+#[tokio::test]
+async fn numbers_and_times_that_cannot_be_stored_are_the_callers_mistake() {
+    let control = Control::start(&[]).await;
+    let (_, sidecar) = control.tenant("range@test.example").await;
+    let conflict = |path: &str, generation: u64| json!({"path": path, "generation": generation, "local_hash": null});
+    for (key, value) in [
+        ("head_seq", json!(u64::MAX)),
+        ("applied_generation", json!(u64::MAX)),
+        ("applied_generation", json!(i64::MAX)),
+        ("started_at", json!("-009998-01-01T00:00:00Z")),
+        ("version", json!("1".repeat(1000))),
+        ("conflicts", json!([conflict(&"a".repeat(MAX_PATH_BYTES + 1), 1)])),
+        ("conflicts", json!([conflict("a", u64::MAX)])),
+        ("conflicts", vec![conflict("a", 1); 1001].into()),
+    ] {
+        let mut report = check_in(1);
+        report[key] = value;
+        let refused = sidecar.post("/api/sidecar/check-in", &report).await;
+        assert_eq!(refused.expect(400).code(), "bad_check_in", "{key}");
+    }
+    for year in ["-009998", "-004800", "1969"] {
+        let mut early = change("a");
+        early["timestamp"] = format!("{year}-01-01T00:00:00Z").into();
+        let batch = json!({"epoch": EPOCH, "changes": [early]});
+        let refused = sidecar.post("/api/sidecar/changes", &batch).await;
+        assert_eq!(refused.expect(400).code(), "bad_change", "{year}");
+    }
+    let _ = sidecar.post("/api/sidecar/check-in", &check_in(1)).await.expect(200);
 }

@@ -43,6 +43,7 @@ pub(in super::super) async fn check_in(
     let report = without_nul(report);
     let report: CheckIn = serde_json::from_value(report)
         .map_err(|error| Problem::bad("bad_json", format!("The body is not a check-in: {error}")))?;
+    batch::check_in(&report).map_err(|why| Problem::bad("bad_check_in", format!("The check-in {why}")))?;
     let done = sidecar_sync::check_in(
         &app.db,
         identity.tenant,
