@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::cluster::Cluster;
 use crate::config::Config;
@@ -113,12 +113,14 @@ async fn serve(config: &Config, data_dir: &DataDir, cluster: Option<&Cluster>, s
     let address = format!("http://{address}");
     let public_url = config.public_url.clone().unwrap_or_else(|| address.clone());
 
-    let local = Local::new(data_dir.path(), config.local.clone(), public_url)?;
+    let (ended, ends) = mpsc::unbounded_channel();
+    let local = Local::new(data_dir.path(), config.local.clone(), public_url, ended)?;
     let lifecycle = Lifecycle::new(db.clone(), vec![Box::new(local)], config.provision_wait);
     lifecycle.reconcile().await.context("cannot look at the instances")?;
 
     let hub = Hub::default();
     let listening = tokio::spawn(notify::listen(db.config().clone(), hub.clone()));
+    let watching = tokio::spawn(lifecycle.clone().watch(ends));
     let (stop, stopping) = watch::channel(false);
     let router = http::router(App {
         db: db.clone(),
@@ -151,6 +153,7 @@ async fn serve(config: &Config, data_dir: &DataDir, cluster: Option<&Cluster>, s
     };
     http::serve(listener, router, config.max_connections, asked, hurry).await;
     listening.abort();
+    watching.abort();
     db.close();
     Ok(())
 }
