@@ -13,7 +13,7 @@ use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::db::{Db, api_keys, migrate};
-use crate::http::{self, App, Limits};
+use crate::http::{self, App, Budget, Limits};
 use crate::lifecycle::Lifecycle;
 use crate::notify::{self, Hub};
 use crate::provision::local::Local;
@@ -126,6 +126,7 @@ async fn serve(config: &Config, data_dir: &DataDir, cluster: Option<&Cluster>, s
         db: db.clone(),
         hub,
         lifecycle,
+        budget: Budget::default(),
         limits: Arc::new(Limits { max_file_bytes: config.max_file_bytes, heartbeat_seconds: config.heartbeat_seconds }),
         stopping,
     });
