@@ -173,20 +173,28 @@ async fn migrate_when_up(connection: &tokio_postgres::Config) -> anyhow::Result<
     }
 }
 
-/// Makes the first API key. A start that died between file and row is completed by the next one.
+/// Makes the first API key, and another one when that in the file is not valid any more: it was revoked, the database
+/// is another one, or a start died between file and row. A file that somebody removed stays away while there are
+/// other keys.
 async fn ensure_admin_key(db: &Db, data_dir: &DataDir) -> anyhow::Result<()> {
-    if api_keys::any(db).await? {
+    let any = api_keys::any(db).await?;
+    let old = match data_dir.read_admin_key() {
+        Err(error) if any => {
+            tracing::warn!(error = format!("{error:#}"), "the admin API key cannot be read");
+            return Ok(());
+        }
+        old => old?,
+    };
+    let valid = match &old {
+        Some(key) => api_keys::is_valid(db, TokenHash::of(key.expose())).await?,
+        None => any,
+    };
+    if valid {
         return Ok(());
     }
-    let key = match data_dir.read_admin_key()? {
-        Some(key) => key,
-        None => {
-            let key = new_api_key()?;
-            data_dir.write_admin_key(&key)?;
-            key
-        }
-    };
-    api_keys::add(db, ADMIN, TokenHash::of(key.expose())).await?;
+    let key = new_api_key()?;
+    data_dir.write_admin_key(&key, old.as_ref())?;
+    api_keys::add(&db.client().await?, ADMIN, TokenHash::of(key.expose())).await?;
     let path = data_dir.admin_key_path();
     if std::io::stderr().is_terminal() {
         // Past the log, so that no log file ever has it.

@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::Signal;
 use winston_tests::control::{Control, signal, until};
@@ -96,4 +96,41 @@ async fn control_writes_through_no_link_of_the_databases_user() {
     let settings = std::fs::metadata(control.data_dir().join("postgres.conf")).unwrap();
     assert_eq!(settings.uid(), nix::unistd::geteuid().as_raw());
     assert!(control.socket_dir().join(".s.PGSQL.5432").exists());
+}
+
+#[tokio::test]
+async fn keys_are_added_and_revoked_while_control_runs() {
+    let mut control = Control::start(&[]).await;
+    let run = |arguments: &[&str]| {
+        let mut command = control.command();
+        let output = command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, key, told) = run(&["key", "add", "deploy"]);
+    assert_eq!(code, Some(0), "{told}");
+    let client = control.client(Some(key.trim()));
+    let _ = client.get("/api/tenants").await.expect(200);
+    let (_, list, _) = run(&["key", "list"]);
+    assert!(!list.contains(key.trim()));
+    let id = |name: &str| {
+        let line = list.lines().find(|line| line.split('\t').nth(1) == Some(name)).unwrap();
+        line.split('\t').next().unwrap().to_owned()
+    };
+    assert_eq!(run(&["key", "revoke", &id("deploy")]).0, Some(0));
+    let _ = client.get("/api/tenants").await.expect(401);
+    assert_eq!(run(&["key", "revoke", &id("deploy")]).0, Some(1));
+    for bad in [&["key"][..], &["key", "add", ""], &["key", "revoke", "7"], &["key", "list", "all"], &["sing"]] {
+        assert_eq!(run(bad).0, Some(64), "{bad:?}");
+    }
+
+    // The key in the file, too; the next start makes another one.
+    let old = control.admin();
+    assert_eq!(run(&["key", "revoke", &id("admin")]).0, Some(0));
+    let _ = old.get("/api/tenants").await.expect(401);
+    assert!(control.terminate().unwrap().success());
+    let output = control.command().args(["key", "list"]).stderr(Stdio::piped()).output().unwrap();
+    assert_eq!(output.status.code(), Some(69));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no private database runs"));
+    control.start_again().await;
+    let _ = control.admin().get("/api/tenants").await.expect(200);
 }

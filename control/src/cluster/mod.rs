@@ -71,9 +71,7 @@ impl Cluster {
 
     /// How to connect.
     pub(crate) fn connection(&self) -> tokio_postgres::Config {
-        let mut config = tokio_postgres::Config::new();
-        config.host_path(&self.socket_dir).user(DATABASE_USER).dbname("postgres");
-        config
+        connection(&self.socket_dir)
     }
 
     fn data(&self) -> PathBuf {
@@ -178,6 +176,24 @@ impl Cluster {
         }
         command
     }
+}
+
+/// How to connect to the cluster below this data directory, if it runs. Starts nothing.
+pub(crate) fn running(data_dir: &Path) -> anyhow::Result<Option<tokio_postgres::Config>> {
+    // The postmaster was told the real name.
+    let Ok(data_dir) = data_dir.canonicalize() else {
+        return Ok(None);
+    };
+    let home = data_dir.join("postgres");
+    let running = postmaster::running(&home.join("data"))
+        .with_context(|| format!("cannot look at the private database in {}", home.display()))?;
+    Ok(running.map(|running| connection(&running.socket_dir.unwrap_or_else(|| home.join("run")))))
+}
+
+fn connection(socket_dir: &Path) -> tokio_postgres::Config {
+    let mut config = tokio_postgres::Config::new();
+    config.host_path(socket_dir).user(DATABASE_USER).dbname("postgres");
+    config
 }
 
 /// Runs a program to its end; its own words become the error.
