@@ -7,13 +7,13 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::db::{Db, api_keys, migrate};
-use crate::http::{self, App, Limits};
+use crate::http::{self, App, Budget, Limits};
 use crate::lifecycle::Lifecycle;
 use crate::notify::{self, Hub};
 use crate::provision::local::Local;
@@ -113,17 +113,20 @@ async fn serve(config: &Config, data_dir: &DataDir, cluster: Option<&Cluster>, s
     let address = format!("http://{address}");
     let public_url = config.public_url.clone().unwrap_or_else(|| address.clone());
 
-    let local = Local::new(data_dir.path(), config.local.clone(), public_url)?;
+    let (ended, ends) = mpsc::unbounded_channel();
+    let local = Local::new(data_dir.path(), config.local.clone(), public_url, ended)?;
     let lifecycle = Lifecycle::new(db.clone(), vec![Box::new(local)], config.provision_wait);
     lifecycle.reconcile().await.context("cannot look at the instances")?;
 
     let hub = Hub::default();
     let listening = tokio::spawn(notify::listen(db.config().clone(), hub.clone()));
+    let watching = tokio::spawn(lifecycle.clone().watch(ends));
     let (stop, stopping) = watch::channel(false);
     let router = http::router(App {
         db: db.clone(),
         hub,
         lifecycle,
+        budget: Budget::default(),
         limits: Arc::new(Limits { max_file_bytes: config.max_file_bytes, heartbeat_seconds: config.heartbeat_seconds }),
         stopping,
     });
@@ -151,6 +154,7 @@ async fn serve(config: &Config, data_dir: &DataDir, cluster: Option<&Cluster>, s
     };
     http::serve(listener, router, config.max_connections, asked, hurry).await;
     listening.abort();
+    watching.abort();
     db.close();
     Ok(())
 }
@@ -169,20 +173,28 @@ async fn migrate_when_up(connection: &tokio_postgres::Config) -> anyhow::Result<
     }
 }
 
-/// Makes the first API key. A start that died between file and row is completed by the next one.
+/// Makes the first API key, and another one when that in the file is not valid any more: it was revoked, the database
+/// is another one, or a start died between file and row. A file that somebody removed stays away while there are
+/// other keys.
 async fn ensure_admin_key(db: &Db, data_dir: &DataDir) -> anyhow::Result<()> {
-    if api_keys::any(db).await? {
+    let any = api_keys::any(db).await?;
+    let old = match data_dir.read_admin_key() {
+        Err(error) if any => {
+            tracing::warn!(error = format!("{error:#}"), "the admin API key cannot be read");
+            return Ok(());
+        }
+        old => old?,
+    };
+    let valid = match &old {
+        Some(key) => api_keys::is_valid(db, TokenHash::of(key.expose())).await?,
+        None => any,
+    };
+    if valid {
         return Ok(());
     }
-    let key = match data_dir.read_admin_key()? {
-        Some(key) => key,
-        None => {
-            let key = new_api_key()?;
-            data_dir.write_admin_key(&key)?;
-            key
-        }
-    };
-    api_keys::add(db, ADMIN, TokenHash::of(key.expose())).await?;
+    let key = new_api_key()?;
+    data_dir.write_admin_key(&key, old.as_ref())?;
+    api_keys::add(&db.client().await?, ADMIN, TokenHash::of(key.expose())).await?;
     let path = data_dir.admin_key_path();
     if std::io::stderr().is_terminal() {
         // Past the log, so that no log file ever has it.

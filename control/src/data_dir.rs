@@ -87,8 +87,8 @@ impl DataDir {
         Ok(Some(Secret::new(key)))
     }
 
-    /// Writes the first API key; nobody else can read the file at any moment.
-    pub(crate) fn write_admin_key(&self, key: &Secret) -> anyhow::Result<()> {
+    /// Writes the first API key, or one in the place of `old`; nobody else can read the file at any moment.
+    pub(crate) fn write_admin_key(&self, key: &Secret, old: Option<&Secret>) -> anyhow::Result<()> {
         let path = self.admin_key_path();
         let new = self.path.join("admin-api-key.new");
         let write = || {
@@ -101,9 +101,13 @@ impl DataDir {
             file.write_all(key.expose().as_bytes())?;
             file.write_all(b"\n")?;
             file.sync_all()?;
-            // A link, not a rename: it refuses to replace a key that is already there.
-            std::fs::hard_link(&new, &path)?;
-            std::fs::remove_file(&new)?;
+            if old.is_some() {
+                std::fs::rename(&new, &path)?;
+            } else {
+                // A link, not a rename: it refuses to replace a key that nobody spoke of.
+                std::fs::hard_link(&new, &path)?;
+                std::fs::remove_file(&new)?;
+            }
             File::open(&self.path)?.sync_all()
         };
         write().with_context(|| format!("cannot write {}", path.display()))
@@ -131,15 +135,18 @@ mod tests {
     }
 
     #[test]
-    fn the_admin_key_is_private_and_never_replaced() {
+    fn the_admin_key_is_private_and_replaced_only_knowingly() {
         let dir = tempfile::tempdir().unwrap();
         let dir = DataDir::open(dir.path()).unwrap();
         assert_eq!(dir.read_admin_key().unwrap(), None);
         let key = crate::token::new_api_key().unwrap();
-        dir.write_admin_key(&key).unwrap();
+        dir.write_admin_key(&key, None).unwrap();
         let mode = std::fs::metadata(dir.admin_key_path()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        assert!(dir.write_admin_key(&crate::token::new_api_key().unwrap()).is_err());
-        assert_eq!(dir.read_admin_key().unwrap(), Some(key));
+        let second = crate::token::new_api_key().unwrap();
+        assert!(dir.write_admin_key(&second, None).is_err());
+        assert_eq!(dir.read_admin_key().unwrap().as_ref(), Some(&key));
+        dir.write_admin_key(&second, Some(&key)).unwrap();
+        assert_eq!(dir.read_admin_key().unwrap(), Some(second));
     }
 }

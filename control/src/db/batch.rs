@@ -1,8 +1,8 @@
-//! What to do with a batch of changes: pure decisions, no SQL.
+//! What to do with what sidecars bring: pure decisions, no SQL.
 
 use std::collections::HashSet;
 
-use winston_wire::{Action, Change, ChangeBatch, ContentHash, MAX_BATCH_CHANGES};
+use winston_wire::{Action, Change, ChangeBatch, CheckIn, ContentHash, MAX_BATCH_CHANGES, MAX_PATH_BYTES, Timestamp};
 
 use crate::path;
 
@@ -10,6 +10,13 @@ use crate::path;
 pub(crate) const MAX_LOST: usize = 10_000;
 /// Longest actor that is stored.
 const MAX_ACTOR_BYTES: usize = 512;
+/// Most conflicts in a check-in.
+const MAX_CONFLICTS: usize = 1000;
+/// Longest version of a sidecar.
+const MAX_VERSION_BYTES: usize = 128;
+/// Largest generation that a sidecar may have applied. It becomes control's own counter, so it leaves room to count
+/// on; and every JSON parser reads it exactly.
+const MAX_GENERATION: u64 = 1 << 53;
 
 /// Why a batch is refused as a whole. Sending it again would not help.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -36,6 +43,31 @@ pub(crate) enum BadBatch {
         /// The contradiction.
         why: &'static str,
     },
+}
+
+/// Checks a check-in; an error completes "the check-in …".
+pub(crate) fn check_in(report: &CheckIn) -> Result<(), &'static str> {
+    let small = |generation| generation <= MAX_GENERATION;
+    if i64::try_from(report.head_seq).is_err() || !small(report.applied_generation) {
+        return Err("has a number out of range");
+    }
+    if report.version.len() > MAX_VERSION_BYTES || !is_storable(report.started_at) {
+        return Err("has a version or a start that no sidecar has");
+    }
+    if report.conflicts.len() > MAX_CONFLICTS {
+        return Err("has more than 1000 conflicts");
+    }
+    let fits = |conflict: &winston_wire::Conflict| conflict.path.len() <= MAX_PATH_BYTES && small(conflict.generation);
+    if report.conflicts.iter().all(fits) {
+        Ok(())
+    } else {
+        Err("has a conflict with a path or generation out of range")
+    }
+}
+
+/// Whether the time is one that PostgreSQL takes, and that a clock could have shown. Timestamps end with 9999 anyway.
+fn is_storable(time: Timestamp) -> bool {
+    time >= Timestamp::UNIX_EPOCH
 }
 
 /// Checks a batch without looking at what is stored.
@@ -71,6 +103,9 @@ fn check_change(change: &Change) -> Result<(), BadBatch> {
     }
     if change.actor.as_ref().is_some_and(|actor| actor.len() > MAX_ACTOR_BYTES || actor.contains('\0')) {
         return contradiction("the actor is too long or has a NUL character");
+    }
+    if !is_storable(change.timestamp) {
+        return contradiction("the timestamp must be of the years 1970 to 9999");
     }
     let fits = |value: Option<u64>| value.is_none_or(|value| i64::try_from(value).is_ok());
     if !fits(change.size) || !fits(change.generation) {
@@ -197,6 +232,11 @@ mod tests {
         let mut elsewhere = change(1, None);
         elsewhere.path = "../x".into();
         assert!(check(&batch(vec![elsewhere], vec![])).is_err());
+        let mut early = change(1, None);
+        early.timestamp = Timestamp::MIN;
+        assert!(matches!(check(&batch(vec![early.clone()], vec![])), Err(BadBatch::Change { .. })));
+        early.timestamp = Timestamp::MAX;
+        assert_eq!(check(&batch(vec![early], vec![])), Ok(()));
         let many = (1..=MAX_BATCH_CHANGES as u64 + 1).map(|seq| change(seq, None)).collect();
         assert_eq!(check(&batch(many, vec![])), Err(BadBatch::TooMany));
     }

@@ -6,7 +6,7 @@ use deadpool_postgres::GenericClient;
 use uuid::Uuid;
 use winston_wire::ContentHash;
 
-use super::pool::{all, hash, opt, run, signed};
+use super::pool::{all, hash, opt, run, signed, unsigned};
 use super::{Db, DbError};
 
 /// Stores bytes whose hash has been checked. Storing them again changes nothing.
@@ -24,6 +24,17 @@ pub(crate) async fn put(
     )
     .await
     .map(drop)
+}
+
+/// How many bytes that are, if this tenant has them.
+pub(crate) async fn size(db: &Db, tenant: Uuid, content_hash: &ContentHash) -> Result<Option<u64>, DbError> {
+    let row = opt(
+        &db.client().await?,
+        "SELECT size FROM file_contents WHERE tenant_id = $1 AND hash = $2",
+        &[&tenant, &content_hash.as_bytes().as_slice()],
+    )
+    .await?;
+    Ok(row.map(|row| unsigned(row.get(0))))
 }
 
 /// The bytes, if this tenant has them.

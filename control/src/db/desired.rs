@@ -147,7 +147,7 @@ async fn store(
         tx,
         "INSERT INTO desired_files (tenant_id, file_path, generation, hash, base, actor)
          VALUES ($1, $2, $3, $4, $5, $6)
-         ON CONFLICT (tenant_id, file_path) DO UPDATE SET
+         ON CONFLICT (tenant_id, path_hash) DO UPDATE SET
              generation = EXCLUDED.generation, hash = EXCLUDED.hash, base = EXCLUDED.base,
              actor = EXCLUDED.actor, pushed_at = now()",
         &[

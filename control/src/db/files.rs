@@ -26,19 +26,19 @@ macro_rules! current_files {
              ), i AS (
                 SELECT applied_generation, conflicts FROM tenant_instances WHERE tenant_id = $1
              ), c AS (
-                SELECT DISTINCT ON (file_path) file_path, change_type, source, changed_by, changed_at, hash, size,
+                SELECT DISTINCT ON (path_hash) file_path, change_type, source, changed_by, changed_at, hash, size,
                        content_omitted, snapshot_id
                 FROM file_changes
                 WHERE tenant_id = $1 AND epoch = (SELECT epoch FROM j) AND ",
             $condition,
-            "   ORDER BY file_path, seq DESC
+            "   ORDER BY path_hash, seq DESC
              ), d AS (
                 SELECT f.file_path, f.generation, f.hash, f.base, f.actor, f.pushed_at, s.id AS snapshot_id, s.size,
                        x.conflict,
                        x.conflict IS NULL
                        AND NOT EXISTS (
                            SELECT FROM file_changes a
-                           WHERE a.tenant_id = $1 AND a.epoch = (SELECT epoch FROM j) AND a.file_path = f.file_path
+                           WHERE a.tenant_id = $1 AND a.epoch = (SELECT epoch FROM j) AND a.path_hash = f.path_hash
                              AND a.source = 'system' AND a.generation >= f.generation
                        )
                        AND NOT coalesce(
@@ -48,7 +48,7 @@ macro_rules! current_files {
             $condition,
             ") f
                 LEFT JOIN file_snapshots s
-                    ON s.tenant_id = $1 AND s.file_path = f.file_path AND s.generation = f.generation AND s.epoch IS NULL
+                    ON s.tenant_id = $1 AND s.path_hash = f.path_hash AND s.generation = f.generation AND s.epoch IS NULL
                 LEFT JOIN LATERAL (
                     SELECT conflict FROM i, jsonb_array_elements(i.conflicts) AS conflict
                     WHERE conflict->>'path' = f.file_path AND (conflict->>'generation')::bigint = f.generation
@@ -170,7 +170,7 @@ pub(crate) async fn current(
     tenant: Uuid,
     path: &str,
 ) -> Result<Option<CurrentFile>, DbError> {
-    opt(client, current_files!("file_path = $2", ""), &[&tenant, &path])
+    opt(client, current_files!("path_hash = path_key($2)", ""), &[&tenant, &path])
         .await?
         .map(|row| CurrentFile::from_row(&row))
         .transpose()
@@ -248,7 +248,7 @@ fn version_from_row(row: &Row) -> Result<Version, DbError> {
 
 /// One version by id.
 pub(crate) async fn version(db: &Db, tenant: Uuid, path: &str, id: i64) -> Result<Option<Version>, DbError> {
-    opt(&db.client().await?, &format!("{VERSION_COLUMNS} file_path = $2 AND id = $3"), &[&tenant, &path, &id])
+    opt(&db.client().await?, &format!("{VERSION_COLUMNS} path_hash = path_key($2) AND id = $3"), &[&tenant, &path, &id])
         .await?
         .map(|row| version_from_row(&row))
         .transpose()
@@ -268,7 +268,7 @@ pub(crate) async fn versions(
         Some(path) => {
             all(
                 &client,
-                &format!("{VERSION_COLUMNS} file_path = $2 AND id < $3 ORDER BY id DESC LIMIT $4"),
+                &format!("{VERSION_COLUMNS} path_hash = path_key($2) AND id < $3 ORDER BY id DESC LIMIT $4"),
                 &[&tenant, &path, &before, &limit],
             )
             .await?
@@ -323,7 +323,7 @@ pub(crate) async fn changes(db: &Db, tenant: Uuid, query: &ChangeQuery<'_>) -> R
         "SELECT c.epoch, c.seq, c.file_path, c.change_type, c.source, c.changed_by, c.changed_at, c.hash,
                 c.previous_hash, c.size, c.generation, c.content_omitted, c.snapshot_id, c.received_at
          FROM file_changes c JOIN journals j ON j.tenant_id = c.tenant_id AND j.epoch = c.epoch
-         WHERE c.tenant_id = $1 AND ($2::text IS NULL OR c.file_path = $2)
+         WHERE c.tenant_id = $1 AND ($2::text IS NULL OR c.path_hash = path_key($2))
            AND ($3::bigint IS NULL OR c.seq > $3)
            AND c.epoch = coalesce($4, CASE WHEN $3 IS NULL THEN c.epoch ELSE (
                SELECT epoch FROM journals WHERE tenant_id = $1 ORDER BY first_seen_at DESC, epoch DESC LIMIT 1

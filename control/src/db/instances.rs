@@ -9,6 +9,9 @@ use uuid::Uuid;
 use super::pool::{all, opt, run};
 use super::{Db, DbError};
 
+/// Provider of instances that nobody here started: their sidecars were given a token by a person.
+pub(crate) const BY_HAND: &str = "manual";
+
 /// A row of `tenant_instances`.
 #[derive(Debug, Clone)]
 pub(crate) struct Instance {

@@ -91,10 +91,8 @@ pub(crate) struct Db {
 impl Db {
     /// A pool; connects when first used.
     pub(crate) fn new(config: Config) -> anyhow::Result<Self> {
-        let mut pooled = config.clone();
-        // A request that is dropped half-way does not cancel its statement; this bounds what it leaves behind.
-        pooled.options("-c statement_timeout=20000 -c lock_timeout=10000");
-        let manager = Manager::from_config(pooled, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+        let manager =
+            Manager::from_config(bounded(&config), NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
         let pool = Pool::builder(manager)
             .max_size(CONNECTIONS)
             .runtime(Runtime::Tokio1)
@@ -122,6 +120,16 @@ impl Db {
     pub(crate) fn close(&self) {
         self.pool.close();
     }
+}
+
+/// The configuration of pooled connections. A request that is dropped half-way does not cancel its statement; this
+/// bounds what it leaves behind. The operator's own options come last, so they win.
+fn bounded(config: &Config) -> Config {
+    let own = config.get_options().unwrap_or_default();
+    let options = format!("-c statement_timeout=20000 -c lock_timeout=10000 {own}");
+    let mut bounded = config.clone();
+    bounded.options(options.trim_end());
+    bounded
 }
 
 /// Parameters of a statement.
@@ -170,4 +178,17 @@ pub(crate) fn signed(value: u64) -> i64 {
 /// A counter as it was stored; never negative.
 pub(crate) fn unsigned(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_operators_options_are_kept() {
+        let limits = "-c statement_timeout=20000 -c lock_timeout=10000";
+        assert_eq!(bounded(&Config::new()).get_options(), Some(limits));
+        let own: Config = "host=/run options='-c search_path=winston'".parse().unwrap();
+        assert_eq!(bounded(&own).get_options(), Some(format!("{limits} -c search_path=winston").as_str()));
+    }
 }

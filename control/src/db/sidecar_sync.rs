@@ -31,7 +31,7 @@ pub(crate) async fn check_in(
 ) -> Result<CheckedIn, DbError> {
     let mut client = db.client().await?;
     let tx = client.transaction().await?;
-    let generation: i64 = one(&tx, "SELECT generation FROM tenants WHERE id = $1", &[&tenant]).await?.get(0);
+    let generation = generation(&tx, tenant, signed(report.applied_generation)).await?;
     let acked: i64 = one(
         &tx,
         "INSERT INTO journals (tenant_id, epoch, head_seq) VALUES ($1, $2, $3)
@@ -80,6 +80,25 @@ pub(crate) async fn check_in(
     .await?;
     tx.commit().await?;
     Ok(CheckedIn { acked_seq: unsigned(acked), generation: unsigned(generation) })
+}
+
+/// The newest generation of desired files. Control may have been restored from a backup that is older than what the
+/// sidecar has applied: then the numbers in between were handed out already, and a push that got one of them again
+/// would never reach the disk.
+async fn generation(tx: &Transaction<'_>, tenant: Uuid, applied: i64) -> Result<i64, DbError> {
+    let known: i64 = one(tx, "SELECT generation FROM tenants WHERE id = $1", &[&tenant]).await?.get(0);
+    // Nearly always; the row's lock belongs to those who push.
+    if applied <= known {
+        return Ok(known);
+    }
+    tracing::warn!(tenant.id = %tenant, known, applied, "the sidecar is ahead of control; was a backup restored?");
+    let raised = one(
+        tx,
+        "UPDATE tenants SET generation = greatest(generation, $2) WHERE id = $1 RETURNING generation",
+        &[&tenant, &applied],
+    )
+    .await?;
+    Ok(raised.get(0))
 }
 
 /// Commits what can be committed of a checked batch.
@@ -138,7 +157,7 @@ async fn link_versions(
         let row = opt(
             tx,
             "SELECT id FROM file_snapshots
-             WHERE tenant_id = $1 AND file_path = $2 AND generation = $3 AND hash = $4 AND source = 'system'
+             WHERE tenant_id = $1 AND path_hash = path_key($2) AND generation = $3 AND hash = $4 AND source = 'system'
              ORDER BY id LIMIT 1",
             &[&tenant, &change.path, &signed(generation), &hash.as_bytes().as_slice()],
         )

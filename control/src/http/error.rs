@@ -50,6 +50,12 @@ impl Problem {
             .header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"winston\""))
     }
 
+    /// 503 `busy`.
+    pub(crate) fn busy(message: &'static str) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message)
+            .header(header::RETRY_AFTER, HeaderValue::from_static("2"))
+    }
+
     /// Another key of the body.
     pub(crate) fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
         self.extra.insert(key.to_owned(), value.into());
@@ -114,6 +120,12 @@ impl From<LifecycleError> for Problem {
             LifecycleError::UnknownProvider(name) => {
                 Self::bad("unknown_provider", format!("Provider {name:?} is not available here"))
             }
+            LifecycleError::EnrolledByHand => Self::new(
+                StatusCode::CONFLICT,
+                "enrolled_by_hand",
+                "The tenant was enrolled by hand; takeOver replaces it, and ends its tokens",
+            ),
+            LifecycleError::Busy => Self::busy("Too many tenants are being changed at the moment"),
             LifecycleError::Provider { source: ProviderError::NotProvisioned(_), .. } => {
                 Self::new(StatusCode::CONFLICT, "not_provisioned", "The tenant has no secrets yet; provision it")
             }

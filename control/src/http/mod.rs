@@ -1,6 +1,7 @@
 //! The HTTP side: accept loop, limits, routes.
 
 pub(crate) mod auth;
+mod budget;
 pub(crate) mod error;
 mod extract;
 mod request_id;
@@ -17,6 +18,7 @@ use crate::db::Db;
 use crate::lifecycle::Lifecycle;
 use crate::notify::Hub;
 
+pub(crate) use budget::Budget;
 pub(crate) use router::router;
 pub(crate) use server::serve;
 
@@ -36,6 +38,8 @@ pub(crate) struct App {
     pub(crate) hub: Hub,
     /// Instances.
     pub(crate) lifecycle: Lifecycle,
+    /// Bytes of contents in memory.
+    pub(crate) budget: Budget,
     /// Limits and answers.
     pub(crate) limits: Arc<Limits>,
     /// True once control stops; long polls end then.

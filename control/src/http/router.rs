@@ -10,7 +10,7 @@ use axum::{Router, http::StatusCode};
 
 use super::error::Problem;
 use super::routes::{files, health, history, instances, sidecar, tenants, tokens};
-use super::{App, LIFECYCLE_LIMIT, LONG_POLL_LIMIT, REQUEST_LIMIT, auth, request_id};
+use super::{App, LIFECYCLE_LIMIT, LONG_POLL_LIMIT, REQUEST_LIMIT, auth, budget, request_id};
 
 /// Largest body where nothing else is said.
 const BODY_BYTES: usize = 256 << 10;
@@ -23,7 +23,9 @@ const CHECK_IN_BYTES: usize = 4 << 20;
 pub(crate) fn router(app: App) -> Router {
     let max_file = app.limits.max_file_bytes;
     // A JSON push may be base64 or have every second character escaped.
-    let push = DefaultBodyLimit::max(max_file * 2 + BODY_BYTES);
+    let most = max_file * 2 + BODY_BYTES;
+    let push = DefaultBodyLimit::max(most);
+    let weighed = |most| middleware::from_fn_with_state((app.budget.clone(), most), budget::bodies);
 
     let quick = Router::new()
         .route("/api/tenants", get(tenants::list).post(tenants::create))
@@ -37,7 +39,7 @@ pub(crate) fn router(app: App) -> Router {
         .route("/api/tenants/{id}/files", get(files::list))
         .route(
             "/api/tenants/{id}/files/{*path}",
-            get(files::read).put(files::push).delete(files::push_delete).layer(push),
+            get(files::read).put(files::push).delete(files::push_delete).layer(push).layer(weighed(most)),
         )
         .route("/api/tenants/{id}/versions", get(history::versions))
         .route("/api/tenants/{id}/changes", get(history::changes))
@@ -54,7 +56,10 @@ pub(crate) fn router(app: App) -> Router {
     let contents = Router::new()
         .route(
             "/api/sidecar/contents/{hash}",
-            put(sidecar::put_content).layer(DefaultBodyLimit::max(max_file)).get(sidecar::get_content),
+            put(sidecar::put_content)
+                .layer(DefaultBodyLimit::max(max_file))
+                .layer(weighed(max_file))
+                .get(sidecar::get_content),
         )
         .route("/api/sidecar/changes", post(sidecar::changes).layer(DefaultBodyLimit::max(BATCH_BYTES)))
         .route("/api/sidecar/check-in", post(sidecar::check_in).layer(DefaultBodyLimit::max(CHECK_IN_BYTES)))

@@ -4,6 +4,7 @@
 //! The order within provisioning makes a crash at any point harmless: the files and the instance row are stored in
 //! one transaction before anything starts, the token before the provider gets it, and every step looks first.
 
+mod queue;
 mod types;
 
 use std::collections::HashMap;
@@ -12,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use deadpool_postgres::Transaction;
 use serde_json::json;
-use tokio::sync::Semaphore;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::configgen::{Facts, GeneratedFile, Settings, generate};
@@ -21,13 +23,14 @@ use crate::db::files::known;
 use crate::db::instances::{self, Instance};
 use crate::db::tenants::{self, Tenant};
 use crate::db::{Db, DbError, desired, tokens};
-use crate::provision::{Observed, Place, Provider, Secrets, Stopped};
+use crate::provision::{Held, Observed, Place, Provider, ProviderError, Secrets, Stopped};
 use crate::token::{TokenHash, new_token};
 
-pub(crate) use types::{Change, LifecycleError, Order, Provisioned, SettingsPatch};
+use self::queue::Queue;
+pub(crate) use self::types::{Change, Issued, LifecycleError, Order, Provisioned, SettingsPatch};
 
-/// Operations at the same time. Each holds a database connection while it works with others.
-const AT_ONCE: usize = 4;
+/// How often every instance is looked at, for those whose end nobody reports.
+const RECONCILE_EVERY: Duration = Duration::from_secs(10);
 /// How often provisioning looks for the first check-in.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Label of the token that provisioning issues.
@@ -38,7 +41,7 @@ const TOKEN_LABEL: &str = "provision";
 pub(crate) struct Lifecycle {
     db: Db,
     providers: Arc<HashMap<&'static str, Box<dyn Provider>>>,
-    permits: Arc<Semaphore>,
+    queue: Queue,
     provision_wait: Duration,
 }
 
@@ -46,7 +49,7 @@ impl Lifecycle {
     /// With these providers.
     pub(crate) fn new(db: Db, providers: Vec<Box<dyn Provider>>, provision_wait: Duration) -> Self {
         let providers = providers.into_iter().map(|provider| (provider.name(), provider)).collect();
-        Self { db, providers: Arc::new(providers), permits: Arc::new(Semaphore::new(AT_ONCE)), provision_wait }
+        Self { db, providers: Arc::new(providers), queue: Queue::default(), provision_wait }
     }
 
     fn provider(&self, name: &str) -> Result<&dyn Provider, LifecycleError> {
@@ -85,23 +88,40 @@ impl Lifecycle {
         tenant: Uuid,
         provider: &dyn Provider,
         order: &Order,
-    ) -> Result<Option<Secrets>, LifecycleError> {
+    ) -> Result<Option<Issued>, LifecycleError> {
         let failed = |source| LifecycleError::Provider { tenant, source };
+        let client = self.db.client().await?;
+        if tenants::get(&client, tenant).await?.is_none() {
+            return Err(LifecycleError::NoTenant);
+        }
+        let instance = instances::get(&client, tenant).await?;
+        if !order.take_over && instance.is_some_and(|instance| instance.provider == instances::BY_HAND) {
+            return Err(LifecycleError::EnrolledByHand);
+        }
+        drop(client);
+        let held = provider.held(tenant).await.map_err(failed)?;
         let place = provider.place(tenant).await.map_err(failed)?;
         let running = provider.observe(tenant).await.map_err(failed)? == Observed::Running;
-        let answered = self.store_files(tenant, provider, order, &place).await?;
+        let answered = self.store_files(tenant, provider, order, held, &place).await?;
         // Until a sidecar with the secrets has checked in nobody can have used them, so a repeat after a failure
-        // makes new ones and answers with them.
-        let fresh = order.rotate_secrets || !answered && !running;
-        let secrets = if fresh { Some(self.new_secrets(tenant, order).await?) } else { None };
-        if running && (fresh || order.telegram_bot_token.is_some()) {
+        // makes new ones and answers with them. A tenant without any cannot start otherwise.
+        let fresh = order.rotate_secrets || !held.tokens || !answered && !running;
+        let issued = if fresh { Some(self.new_secrets(tenant, order).await?) } else { None };
+        let secrets = Secrets {
+            sidecar_token: issued.as_ref().map(|issued| issued.sidecar_token.clone()),
+            gateway_token: issued.as_ref().map(|issued| issued.gateway_token.clone()),
+            telegram_bot_token: order.telegram_bot_token.clone(),
+        };
+        // A process sees new secrets only at its start.
+        let restart = running && (fresh || order.telegram_bot_token.is_some());
+        if restart {
             provider.stop(tenant).await.map_err(failed)?;
         }
-        if !running || fresh {
+        if restart || !running {
             instances::set_status(&self.db.client().await?, tenant, "starting").await?;
         }
-        provider.ensure(tenant, secrets.clone()).await.map_err(failed)?;
-        Ok(secrets)
+        provider.ensure(tenant, secrets).await.map_err(failed)?;
+        Ok(issued)
     }
 
     /// Stores settings, instance row and generated files in one transaction. Says whether a sidecar of this tenant
@@ -111,6 +131,7 @@ impl Lifecycle {
         tenant: Uuid,
         provider: &dyn Provider,
         order: &Order,
+        held: Held,
         place: &Place,
     ) -> Result<bool, LifecycleError> {
         let mut client = self.db.client().await?;
@@ -121,7 +142,7 @@ impl Lifecycle {
         instances::upsert(&tx, tenant, &name, provider.name(), place.url.as_deref(), place.sidecar_url.as_deref())
             .await?;
         let before: Settings = serde_json::from_value(row.settings.clone()).unwrap_or_default();
-        let after = patched(&before, order);
+        let after = patched(&before, order, held);
         let new = generate(&facts(&row), &after, &place.layout);
         let first = row.settings.as_object().is_none_or(serde_json::Map::is_empty);
         let files = if first {
@@ -147,12 +168,8 @@ impl Lifecycle {
         Ok(instance.is_some_and(|instance| instance.last_health_check.is_some()))
     }
 
-    async fn new_secrets(&self, tenant: Uuid, order: &Order) -> Result<Secrets, LifecycleError> {
-        let secrets = Secrets {
-            sidecar_token: new_token()?,
-            gateway_token: new_token()?,
-            telegram_bot_token: order.telegram_bot_token.clone(),
-        };
+    async fn new_secrets(&self, tenant: Uuid, order: &Order) -> Result<Issued, LifecycleError> {
+        let secrets = Issued { sidecar_token: new_token()?, gateway_token: new_token()? };
         // The tenant restarts with the new token, so older ones need no overlap.
         tokens::issue(
             &self.db,
@@ -210,7 +227,7 @@ impl Lifecycle {
         instances::set_status(&client, tenant, "starting").await?;
         tenants::set_status(&client, tenant, "provisioning").await?;
         drop(client);
-        let started = provider.ensure(tenant, None).await;
+        let started = provider.ensure(tenant, Secrets::default()).await;
         if started.is_err() {
             let client = self.db.client().await?;
             instances::set_status(&client, tenant, "error").await?;
@@ -235,7 +252,13 @@ impl Lifecycle {
             if let Some(instance) = instance
                 && let Some(provider) = self.providers.get(instance.provider.as_str())
             {
-                self.stop_locked(tenant, provider.as_ref()).await?;
+                match self.stop_locked(tenant, provider.as_ref()).await {
+                    // What the provider noted about it is of no use any more; that must not keep it for ever.
+                    Err(LifecycleError::Provider { source: error @ ProviderError::Damaged { .. }, .. }) => {
+                        tracing::warn!(tenant.id = %tenant, %error, "deleted without having been stopped");
+                    }
+                    stopped => drop(stopped?),
+                }
                 provider.destroy(tenant, purge).await.map_err(|source| LifecycleError::Provider { tenant, source })?;
             }
             Ok(tenants::delete(&self.db, actor, tenant, purge).await?)
@@ -243,23 +266,78 @@ impl Lifecycle {
         .await
     }
 
-    /// Marks every instance by what really runs. Nothing is started or stopped.
+    /// Marks every instance by what really runs. Nothing is started or stopped, and no instance keeps the others from
+    /// being looked at.
     pub(crate) async fn reconcile(&self) -> Result<(), LifecycleError> {
         for (name, provider) in self.providers.iter() {
             for instance in instances::of_provider(&self.db, name).await? {
-                let tenant = instance.tenant_id;
-                let observed =
-                    provider.observe(tenant).await.map_err(|source| LifecycleError::Provider { tenant, source })?;
-                let status = match (observed, instance.status.as_str()) {
-                    (Observed::Running, "stopped" | "exited" | "error") => "starting",
-                    (Observed::Stopped | Observed::Absent, "running" | "starting") => "exited",
-                    _ => continue,
-                };
-                tracing::info!(tenant.id = %tenant, instance.status = status, "instance found");
-                instances::set_status(&self.db.client().await?, tenant, status).await?;
+                if self.found(provider.as_ref(), &instance).await.is_some() {
+                    // Once more under the lock: somebody may be starting or stopping it at this moment.
+                    self.look(instance.tenant_id).await?;
+                }
             }
         }
         Ok(())
+    }
+
+    /// Reconciles for ever: at once when a provider reports the end of a tenant, and everything now and then.
+    pub(crate) async fn watch(self, mut ended: UnboundedReceiver<Uuid>) {
+        let mut every = tokio::time::interval(RECONCILE_EVERY);
+        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // In tasks of their own, because a look waits for whoever works on the tenant.
+        let mut looks = JoinSet::new();
+        let mut round = None;
+        loop {
+            tokio::select! {
+                Some(tenant) = ended.recv() => {
+                    let this = self.clone();
+                    looks.spawn(async move { this.look(tenant).await });
+                }
+                _ = every.tick(), if round.is_none() => {
+                    let this = self.clone();
+                    round = Some(looks.spawn(async move { this.reconcile().await }).id());
+                }
+                Some(seen) = looks.join_next_with_id() => {
+                    let id = match &seen {
+                        Ok((id, _)) => *id,
+                        Err(error) => error.id(),
+                    };
+                    round.take_if(|round| *round == id);
+                    if let Ok((_, Err(error))) = seen {
+                        tracing::warn!(error = format!("{error:#}"), "cannot look at the instances");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Marks one instance by what really runs.
+    async fn look(&self, tenant: Uuid) -> Result<(), LifecycleError> {
+        self.locked(tenant, async {
+            let client = self.db.client().await?;
+            if let Some(instance) = instances::get(&client, tenant).await?
+                && let Some(provider) = self.providers.get(instance.provider.as_str())
+                && let Some(status) = self.found(provider.as_ref(), &instance).await
+            {
+                tracing::info!(tenant.id = %tenant, instance.status = status, "instance found");
+                instances::set_status(&client, tenant, status).await?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// The status that an instance should have, if it has another.
+    async fn found(&self, provider: &dyn Provider, instance: &Instance) -> Option<&'static str> {
+        match (provider.observe(instance.tenant_id).await, instance.status.as_str()) {
+            (Ok(Observed::Running), "stopped" | "exited" | "error") => Some("starting"),
+            (Ok(Observed::Stopped | Observed::Absent), "running" | "starting") => Some("exited"),
+            (Ok(_), _) | (Err(_), "error") => None,
+            (Err(error), _) => {
+                tracing::error!(tenant.id = %instance.tenant_id, %error, "the instance cannot be looked at");
+                Some("error")
+            }
+        }
     }
 
     /// Runs `work` under the tenant's lock.
@@ -268,10 +346,10 @@ impl Lifecycle {
         tenant: Uuid,
         work: impl Future<Output = Result<T, LifecycleError>>,
     ) -> Result<T, LifecycleError> {
-        // The semaphore is never closed; without a permit there would only be less order.
-        let _permit = self.permits.acquire().await.ok();
+        let _turn = self.queue.turn(tenant).await.ok_or(LifecycleError::Busy)?;
         let mut client = self.db.client().await?;
         let tx = client.transaction().await.map_err(DbError::from)?;
+        // For other controls on the same database.
         instances::lock(&tx, tenant).await?;
         let result = work.await;
         // Nothing was written here: the end of the transaction only gives the lock back.
@@ -293,7 +371,7 @@ fn facts(row: &Tenant) -> Facts {
     }
 }
 
-fn patched(before: &Settings, order: &Order) -> Settings {
+fn patched(before: &Settings, order: &Order, held: Held) -> Settings {
     let mut after = before.clone();
     let patch = order.settings.clone();
     after.agent_name = patch.agent_name.unwrap_or(after.agent_name);
@@ -301,10 +379,9 @@ fn patched(before: &Settings, order: &Order) -> Settings {
     after.tone = patch.tone.unwrap_or(after.tone);
     after.capabilities = patch.capabilities.unwrap_or(after.capabilities);
     after.channels = patch.channels.unwrap_or(after.channels);
-    if order.telegram_bot_token.is_some() {
-        after.telegram_token_set = true;
-        after.channels.telegram = true;
-    }
+    after.channels.telegram |= order.telegram_bot_token.is_some();
+    // A configuration that names a variable which is not there keeps the gateway from starting.
+    after.telegram_token_set = order.telegram_bot_token.is_some() || held.telegram_bot_token;
     after
 }
 

@@ -6,7 +6,7 @@ use winston_wire::env::Secret;
 use crate::configgen::Channels;
 use crate::db::DbError;
 use crate::db::instances::Instance;
-use crate::provision::{ProviderError, Secrets};
+use crate::provision::ProviderError;
 use crate::token::RandomError;
 
 /// Why an operation did not work.
@@ -33,6 +33,12 @@ pub(crate) enum LifecycleError {
     /// Nobody here runs such instances.
     #[error("provider {0:?} is not known")]
     UnknownProvider(String),
+    /// The tenant runs somewhere that control does not know.
+    #[error("the tenant was enrolled by hand")]
+    EnrolledByHand,
+    /// Too many operations at once.
+    #[error("too many operations wait")]
+    Busy,
     /// No randomness for tokens.
     #[error(transparent)]
     Random(#[from] RandomError),
@@ -49,6 +55,8 @@ pub(crate) struct Order {
     pub(crate) telegram_bot_token: Option<Secret>,
     /// Give a running tenant new secrets.
     pub(crate) rotate_secrets: bool,
+    /// Also when the tenant was enrolled by hand; its sidecar loses its tokens.
+    pub(crate) take_over: bool,
     /// Who asks.
     pub(crate) actor: String,
 }
@@ -68,6 +76,15 @@ pub(crate) struct SettingsPatch {
     pub(crate) channels: Option<Channels>,
 }
 
+/// New secrets of a tenant.
+#[derive(Debug, Clone)]
+pub(crate) struct Issued {
+    /// See [`crate::provision::Secrets`].
+    pub(crate) sidecar_token: Secret,
+    /// See [`crate::provision::Secrets`].
+    pub(crate) gateway_token: Secret,
+}
+
 /// A provisioned tenant.
 #[derive(Debug)]
 pub(crate) struct Provisioned {
@@ -76,7 +93,7 @@ pub(crate) struct Provisioned {
     /// Status of the tenant as it is now.
     pub(crate) status: String,
     /// New secrets; absent when the tenant had been provisioned before.
-    pub(crate) secrets: Option<Secrets>,
+    pub(crate) secrets: Option<Issued>,
 }
 
 /// What can be done to an instance that is there.

@@ -26,15 +26,20 @@ use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 use tokio::sync::Mutex;
+use tokio::sync::mpsc::UnboundedSender;
 use uuid::Uuid;
 use winston_wire::env::Secret;
 
 use super::process::ProcessId;
-use super::{Observed, Place, Provider, ProviderError, Secrets, Stopped};
+use super::{Held, Observed, Place, Provider, ProviderError, Secrets, Stopped};
 use crate::config::LocalConfig;
 use crate::configgen::{KIMI_KEY_VARIABLE, Layout};
 use crate::data_dir::private_dir;
 
+/// Names of the secrets in a tenant's environment.
+const SIDECAR_TOKEN: &str = "WINSTON_SIDECAR_TOKEN";
+const GATEWAY_TOKEN: &str = "OPENCLAW_GATEWAY_TOKEN";
+const TELEGRAM_TOKEN: &str = "TELEGRAM_BOT_TOKEN";
 /// Longest wait for a tenant that was asked to stop: the gateway drains its runs first.
 const STOP_LIMIT: Duration = Duration::from_secs(40);
 /// Longest wait for the end of a killed process.
@@ -62,13 +67,20 @@ pub(crate) struct Local {
     entrypoint: PathBuf,
     sidecar: PathBuf,
     control_url: String,
+    /// Told about every tenant whose process has ended.
+    ended: UnboundedSender<Uuid>,
     /// Held while ports are chosen.
     ports: Mutex<()>,
 }
 
 impl Local {
-    /// `control_url` is where the sidecars reach this control.
-    pub(crate) fn new(data_dir: &Path, config: LocalConfig, control_url: String) -> Result<Self, ProviderError> {
+    /// `control_url` is where the sidecars reach this control; `ended` gets the tenants whose processes end.
+    pub(crate) fn new(
+        data_dir: &Path,
+        config: LocalConfig,
+        control_url: String,
+        ended: UnboundedSender<Uuid>,
+    ) -> Result<Self, ProviderError> {
         let tenants = data_dir.join("tenants");
         private_dir(&tenants).map_err(io("cannot create", &tenants))?;
         let sibling = |name: &str| {
@@ -81,6 +93,7 @@ impl Local {
             tenants,
             config,
             control_url,
+            ended,
             ports: Mutex::new(()),
         })
     }
@@ -131,8 +144,11 @@ impl Local {
         let entries = std::fs::read_dir(&self.tenants).map_err(io("cannot list", &self.tenants))?;
         for entry in entries {
             let entry = entry.map_err(io("cannot list", &self.tenants))?;
-            if let Some(other) = load(&entry.path().join("instance.json"))? {
-                taken.extend([other.sidecar_port, other.gateway_port]);
+            match load(&entry.path().join("instance.json")) {
+                Ok(Some(other)) => taken.extend([other.sidecar_port, other.gateway_port]),
+                Ok(None) => {}
+                // Its ports are not known; while it runs, the system knows.
+                Err(error) => tracing::warn!(error = format!("{error:#}"), "an instance was skipped"),
             }
         }
         let mut found = Vec::new();
@@ -150,23 +166,27 @@ impl Local {
         Ok([found[0], found[1]])
     }
 
-    async fn ensure_now(&self, tenant: Uuid, secrets: Option<Secrets>) -> Result<(), ProviderError> {
+    async fn ensure_now(&self, tenant: Uuid, secrets: Secrets) -> Result<(), ProviderError> {
         self.place_now(tenant).await?;
         let dir = self.dir(tenant);
         let path = dir.join("environment");
         let mut environment = read_environment(&path)?;
-        if let Some(secrets) = secrets {
-            let mut set = |name: &str, secret: &Secret| {
-                environment.insert(name.to_owned(), Secret::new(secret.expose()));
-            };
-            set("WINSTON_SIDECAR_TOKEN", &secrets.sidecar_token);
-            set("OPENCLAW_GATEWAY_TOKEN", &secrets.gateway_token);
-            if let Some(token) = &secrets.telegram_bot_token {
-                set("TELEGRAM_BOT_TOKEN", token);
+        let new = [
+            (SIDECAR_TOKEN, secrets.sidecar_token),
+            (GATEWAY_TOKEN, secrets.gateway_token),
+            (TELEGRAM_TOKEN, secrets.telegram_bot_token),
+        ];
+        let mut changed = false;
+        for (name, secret) in new {
+            if let Some(secret) = secret {
+                environment.insert(name.to_owned(), secret);
+                changed = true;
             }
+        }
+        if changed {
             write_private(&path, &environment_text(&environment))?;
         }
-        if !environment.contains_key("WINSTON_SIDECAR_TOKEN") {
+        if !held(&environment).tokens {
             return Err(ProviderError::NotProvisioned(tenant));
         }
         let Some(mut instance) = self.load(tenant)? else {
@@ -188,6 +208,7 @@ impl Local {
             return Err(ProviderError::EndedAtOnce { status, tail });
         }
         // Collects the exit status, so that no zombie stays; the tenant itself does not depend on this task.
+        let ended = self.ended.clone();
         tokio::spawn(async move {
             match child.wait().await {
                 Ok(status) => {
@@ -197,6 +218,8 @@ impl Local {
                     tracing::warn!(tenant.id = %tenant, %error, "cannot wait for local tenant");
                 }
             }
+            // Nobody listens any more when control stops.
+            let _ = ended.send(tenant);
         });
         Ok(())
     }
@@ -252,10 +275,7 @@ impl Local {
                 stopped = Stopped::Killed;
                 signal(process, Signal::KILL)?;
                 if !process.ended_within(KILL_LIMIT).await {
-                    return Err(ProviderError::Damaged {
-                        path: path.display().to_string(),
-                        reason: format!("process {} does not end after SIGKILL", process.pid),
-                    });
+                    return Err(ProviderError::Unstoppable(process.pid));
                 }
                 tracing::warn!(
                     tenant.id = %tenant,
@@ -271,7 +291,13 @@ impl Local {
     }
 
     async fn destroy_now(&self, tenant: Uuid, purge: bool) -> Result<(), ProviderError> {
-        self.stop_now(tenant).await?;
+        match self.stop_now(tenant).await {
+            // What was noted cannot be read, and is about to go anyway.
+            Err(error @ ProviderError::Damaged { .. }) => {
+                tracing::warn!(tenant.id = %tenant, %error, "removed without looking for its process");
+            }
+            stopped => drop(stopped?),
+        }
         let dir = self.dir(tenant);
         let gone = |result: std::io::Result<()>, path: &Path| match result {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io("cannot remove", path)(error)),
@@ -297,7 +323,11 @@ impl Provider for Local {
         Box::pin(self.place_now(tenant))
     }
 
-    fn ensure(&self, tenant: Uuid, secrets: Option<Secrets>) -> BoxFuture<'_, Result<(), ProviderError>> {
+    fn held(&self, tenant: Uuid) -> BoxFuture<'_, Result<Held, ProviderError>> {
+        Box::pin(async move { Ok(held(&read_environment(&self.dir(tenant).join("environment"))?)) })
+    }
+
+    fn ensure(&self, tenant: Uuid, secrets: Secrets) -> BoxFuture<'_, Result<(), ProviderError>> {
         Box::pin(self.ensure_now(tenant, secrets))
     }
 
@@ -364,6 +394,13 @@ fn read_environment(path: &Path) -> Result<BTreeMap<String, Secret>, ProviderErr
             .collect()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(BTreeMap::new()),
         Err(error) => Err(io("cannot read", path)(error)),
+    }
+}
+
+fn held(environment: &BTreeMap<String, Secret>) -> Held {
+    Held {
+        tokens: environment.contains_key(SIDECAR_TOKEN) && environment.contains_key(GATEWAY_TOKEN),
+        telegram_bot_token: environment.contains_key(TELEGRAM_TOKEN),
     }
 }
 

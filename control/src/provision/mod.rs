@@ -9,15 +9,24 @@ use winston_wire::env::Secret;
 
 use crate::configgen::Layout;
 
-/// What a tenant's processes get and nobody else may know.
-#[derive(Debug, Clone)]
+/// What a tenant's processes get and nobody else may know. What is absent stays as it is.
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Secrets {
     /// The sidecar's token for control (and control's people's token for the sidecar).
-    pub(crate) sidecar_token: Secret,
+    pub(crate) sidecar_token: Option<Secret>,
     /// Token of the gateway.
-    pub(crate) gateway_token: Secret,
-    /// Token of the Telegram bot; absent keeps the one that is there.
+    pub(crate) gateway_token: Option<Secret>,
+    /// Token of the Telegram bot.
     pub(crate) telegram_bot_token: Option<Secret>,
+}
+
+/// Which secrets of a tenant a provider has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// Those without which the tenant cannot run.
+    pub(crate) tokens: bool,
+    /// Token of the Telegram bot.
+    pub(crate) telegram_bot_token: bool,
 }
 
 /// What a provider decided about a tenant before anything runs.
@@ -75,6 +84,9 @@ pub(crate) enum ProviderError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A process that even SIGKILL does not end.
+    #[error("process {0} does not end after SIGKILL")]
+    Unstoppable(i32),
     /// The tenant's secrets are not there, so it can not be started.
     #[error("tenant {0} has no secrets yet; provision it")]
     NotProvisioned(Uuid),
@@ -97,9 +109,12 @@ pub(crate) trait Provider: Send + Sync {
     /// Decides ports and paths, once; later calls give the same answer.
     fn place(&self, tenant: Uuid) -> BoxFuture<'_, Result<Place, ProviderError>>;
 
-    /// Makes sure that the tenant runs. `secrets` replaces what an earlier call was given; a running tenant gets new
-    /// ones only after a stop.
-    fn ensure(&self, tenant: Uuid, secrets: Option<Secrets>) -> BoxFuture<'_, Result<(), ProviderError>>;
+    /// Says which secrets an earlier call was given.
+    fn held(&self, tenant: Uuid) -> BoxFuture<'_, Result<Held, ProviderError>>;
+
+    /// Makes sure that the tenant runs. `secrets` replace what earlier calls were given, each by itself; a running
+    /// tenant gets new ones only after a stop.
+    fn ensure(&self, tenant: Uuid, secrets: Secrets) -> BoxFuture<'_, Result<(), ProviderError>>;
 
     /// Stops the tenant, within a bounded time.
     fn stop(&self, tenant: Uuid) -> BoxFuture<'_, Result<Stopped, ProviderError>>;

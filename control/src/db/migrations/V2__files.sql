@@ -1,6 +1,12 @@
 -- Sidecars' side: every version of every file, the journal as it arrived, and what control wants on disk.
 -- Paths use the C collation, so that their order is the order of their bytes on every server.
 
+-- A path may have 3072 bytes, an index entry at most about 2700. So keys and indexes hold the path's hash. The function
+-- exists because `convert_to` is only STABLE; for a fixed target encoding its result depends on nothing but the text.
+CREATE FUNCTION path_key(path text) RETURNS bytea
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    AS $$ SELECT pg_catalog.sha256(pg_catalog.convert_to(path, 'UTF8')) $$;
+
 CREATE TABLE file_contents (
     tenant_id uuid NOT NULL REFERENCES tenants ON DELETE CASCADE,
     hash bytea NOT NULL CHECK (length(hash) = 32),
@@ -17,6 +23,7 @@ CREATE TABLE file_snapshots (
     tenant_id uuid NOT NULL REFERENCES tenants ON DELETE CASCADE,
     id bigint GENERATED ALWAYS AS IDENTITY,
     file_path text COLLATE "C" NOT NULL,
+    path_hash bytea NOT NULL GENERATED ALWAYS AS (path_key(file_path)) STORED,
     hash bytea NOT NULL,
     size bigint NOT NULL,
     source text NOT NULL CHECK (source IN ('agent', 'admin', 'system')),
@@ -30,7 +37,7 @@ CREATE TABLE file_snapshots (
     FOREIGN KEY (tenant_id, hash) REFERENCES file_contents (tenant_id, hash),
     UNIQUE (tenant_id, epoch, seq)
 );
-CREATE INDEX file_snapshots_by_path ON file_snapshots (tenant_id, file_path, id DESC);
+CREATE INDEX file_snapshots_by_path ON file_snapshots (tenant_id, path_hash, id DESC);
 
 CREATE TABLE journals (
     tenant_id uuid NOT NULL REFERENCES tenants ON DELETE CASCADE,
@@ -49,6 +56,7 @@ CREATE TABLE file_changes (
     epoch uuid NOT NULL,
     seq bigint NOT NULL,
     file_path text COLLATE "C" NOT NULL,
+    path_hash bytea NOT NULL GENERATED ALWAYS AS (path_key(file_path)) STORED,
     change_type text NOT NULL CHECK (change_type IN ('create', 'update', 'delete')),
     source text NOT NULL CHECK (source IN ('agent', 'admin', 'system')),
     changed_by text,
@@ -63,18 +71,19 @@ CREATE TABLE file_changes (
     PRIMARY KEY (tenant_id, epoch, seq),
     FOREIGN KEY (tenant_id, epoch) REFERENCES journals ON DELETE CASCADE
 );
-CREATE INDEX file_changes_by_path ON file_changes (tenant_id, epoch, file_path, seq DESC);
+CREATE INDEX file_changes_by_path ON file_changes (tenant_id, epoch, path_hash, seq DESC);
 
 -- The newest push of each path.
 CREATE TABLE desired_files (
     tenant_id uuid NOT NULL REFERENCES tenants ON DELETE CASCADE,
     file_path text COLLATE "C" NOT NULL,
+    path_hash bytea NOT NULL GENERATED ALWAYS AS (path_key(file_path)) STORED,
     generation bigint NOT NULL,
     hash bytea,
     base text NOT NULL,
     actor text,
     pushed_at timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (tenant_id, file_path),
+    PRIMARY KEY (tenant_id, path_hash),
     FOREIGN KEY (tenant_id, hash) REFERENCES file_contents (tenant_id, hash)
 );
 CREATE INDEX desired_files_by_generation ON desired_files (tenant_id, generation);

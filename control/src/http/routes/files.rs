@@ -95,9 +95,10 @@ pub(in super::super) async fn read(
     if headers.get(header::IF_NONE_MATCH).is_some_and(|value| value == etag) {
         return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response());
     }
-    let Some(content) = contents::get(&app.db, tenant, &found.hash).await? else {
-        return Err(no_content(&path, Some(found.hash)));
-    };
+    let missing = || no_content(&path, Some(found.hash));
+    let size = contents::size(&app.db, tenant, &found.hash).await?.ok_or_else(missing)?;
+    let taken = app.budget.take(size).await?;
+    let content = contents::get(&app.db, tenant, &found.hash).await?.ok_or_else(missing)?;
     let raw =
         headers.get_all(header::ACCEPT).iter().any(|value| value.to_str().is_ok_and(|accept| accept.contains(OCTETS)));
     if raw {
@@ -107,7 +108,7 @@ pub(in super::super) async fn read(
             // Tenant files are never to be run by a browser.
             (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
         ];
-        return Ok((headers, content).into_response());
+        return Ok((headers, taken.answer(content)).into_response());
     }
     let mut body = json!({
         "path": path,
@@ -122,7 +123,9 @@ pub(in super::super) async fn read(
         Ok(text) => body["content"] = text.into(),
         Err(error) => body["content_base64"] = BASE64.encode(error.as_bytes()).into(),
     }
-    Ok(([(header::ETAG, etag)], Json(body)).into_response())
+    let json = HeaderValue::from_static("application/json");
+    let headers = [(header::ETAG, etag), (header::CONTENT_TYPE, json)];
+    Ok((headers, taken.answer(body.to_string().into_bytes())).into_response())
 }
 
 async fn current(app: &App, tenant: Uuid, path: &str) -> Result<Option<Found>, Problem> {

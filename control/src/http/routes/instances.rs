@@ -133,11 +133,25 @@ pub(in super::super) struct Provision {
     channels: Option<Channels>,
     telegram_bot_token: Option<String>,
     provider: Option<String>,
-    #[serde(default)]
-    rotate_secrets: bool,
+    rotate_secrets: Option<bool>,
+    take_over: Option<bool>,
 }
 
 impl Provision {
+    /// Forms send every field: an empty one is as good as none.
+    fn without_empty(mut self) -> Self {
+        for field in [
+            &mut self.agent_name,
+            &mut self.personality,
+            &mut self.tone,
+            &mut self.telegram_bot_token,
+            &mut self.provider,
+        ] {
+            field.take_if(|text| text.trim().is_empty());
+        }
+        self
+    }
+
     fn order(self, actor: String) -> Result<Order, Problem> {
         for (field, text, most) in [
             ("agentName", self.agent_name.as_deref(), MAX_SHORT_CHARS),
@@ -154,7 +168,7 @@ impl Provision {
             check("capabilities", capability, MAX_SHORT_CHARS)?;
         }
         // The token becomes a line of an environment file.
-        let telegram = self.telegram_bot_token.filter(|token| !token.is_empty());
+        let telegram = self.telegram_bot_token;
         if telegram
             .as_ref()
             .is_some_and(|token| token.len() > 200 || !token.bytes().all(|byte| byte.is_ascii_graphic()))
@@ -171,7 +185,8 @@ impl Provision {
                 channels: self.channels,
             },
             telegram_bot_token: telegram.map(Secret::new),
-            rotate_secrets: self.rotate_secrets,
+            rotate_secrets: self.rotate_secrets.unwrap_or_default(),
+            take_over: self.take_over.unwrap_or_default(),
             actor,
         })
     }
@@ -191,7 +206,7 @@ pub(in super::super) async fn provision(
     TenantId(tenant): TenantId,
     Body(body): Body<Provision>,
 ) -> Result<Json<Value>, Problem> {
-    let order = body.order(actor)?;
+    let order = body.without_empty().order(actor)?;
     let lifecycle = app.lifecycle.clone();
     let done = detached(async move { lifecycle.provision(tenant, order).await }).await?;
     Ok(Json(provisioned(&done)))

@@ -43,6 +43,7 @@ pub(in super::super) async fn check_in(
     let report = without_nul(report);
     let report: CheckIn = serde_json::from_value(report)
         .map_err(|error| Problem::bad("bad_json", format!("The body is not a check-in: {error}")))?;
+    batch::check_in(&report).map_err(|why| Problem::bad("bad_check_in", format!("The check-in {why}")))?;
     let done = sidecar_sync::check_in(
         &app.db,
         identity.tenant,
@@ -136,11 +137,12 @@ pub(in super::super) async fn get_content(
     Path(hash): Path<String>,
 ) -> Result<Response, Problem> {
     let hash = content_hash(&hash)?;
-    let content = contents::get(&app.db, identity.tenant, &hash)
-        .await?
-        .ok_or_else(|| Problem::not_found("There is no such content"))?;
+    let missing = || Problem::not_found("There is no such content");
+    let size = contents::size(&app.db, identity.tenant, &hash).await?.ok_or_else(missing)?;
+    let taken = app.budget.take(size).await?;
+    let content = contents::get(&app.db, identity.tenant, &hash).await?.ok_or_else(missing)?;
     let octets = HeaderValue::from_static("application/octet-stream");
-    Ok(([(header::CONTENT_TYPE, octets)], content).into_response())
+    Ok(([(header::CONTENT_TYPE, octets)], taken.answer(content)).into_response())
 }
 
 #[derive(Deserialize)]

@@ -1,20 +1,25 @@
 //! The private PostgreSQL cluster: made once, started when it does not run, adopted when it does.
 //!
-//! Below `<data dir>/postgres`: `data` (the cluster), `run` (its socket), `log`. Nobody but the cluster's own user can
-//! reach the socket, so connections over it are trusted; TCP is off. PostgreSQL refuses to run as root: then the
-//! whole directory belongs to another user, and the programs run as that one.
+//! Below `<data dir>/postgres`: `data` (the cluster), `run` (its socket), `log`; beside it `postgres.conf`. Nobody but
+//! the cluster's own user can reach the socket, so connections over it are trusted; TCP is off. PostgreSQL refuses to
+//! run as root: then the whole directory belongs to another user, and the programs run as that one. Root follows no
+//! link below it.
+
+mod postmaster;
+mod settings;
 
 use std::ffi::OsStr;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use nix::unistd::{Gid, Uid, User, chown, geteuid};
+use nix::unistd::{Gid, Uid, User, chown, fchown, geteuid};
 use tokio::process::Command;
 use winston_wire::ContentHash;
 
+use self::postmaster::Postmaster;
 use crate::data_dir::private_dir;
 
 /// Longest path of a Unix socket that every libc accepts, with its NUL.
@@ -39,6 +44,8 @@ pub(crate) struct Cluster {
     /// Set when control is root.
     user: Option<(Uid, Gid)>,
     socket_dir: PathBuf,
+    /// Beside `home`, where only control can write.
+    settings: PathBuf,
 }
 
 impl Cluster {
@@ -54,7 +61,9 @@ impl Cluster {
                 .with_context(|| format!("cannot give {} to uid {uid}", home.display()))?;
             check_reachable(&home, uid, gid)?;
         }
-        let mut cluster = Self { bin: find_bin(bin)?, socket_dir: socket_dir(&home, owner, user)?, home, user };
+        let socket_dir = socket_dir(&home, owner, user)?;
+        let settings = data_dir.join("postgres.conf");
+        let mut cluster = Self { bin: find_bin(bin)?, socket_dir, home, user, settings };
         cluster.initialise().await?;
         cluster.ensure_running().await?;
         Ok(cluster)
@@ -62,9 +71,7 @@ impl Cluster {
 
     /// How to connect.
     pub(crate) fn connection(&self) -> tokio_postgres::Config {
-        let mut config = tokio_postgres::Config::new();
-        config.host_path(&self.socket_dir).user(DATABASE_USER).dbname("postgres");
-        config
+        connection(&self.socket_dir)
     }
 
     fn data(&self) -> PathBuf {
@@ -90,31 +97,29 @@ impl Cluster {
             .args(["--auth-local=trust", "--auth-host=reject"])
             .args(["--encoding=UTF8", "--locale=C.UTF-8", "--no-instructions"]);
         run(command, INIT_LIMIT).await?;
-        let settings = new.join("postgresql.conf");
-        let mut text =
-            std::fs::read_to_string(&settings).with_context(|| format!("cannot read {}", settings.display()))?;
-        text.push_str("\ninclude = 'winston.conf'\n");
-        std::fs::write(&settings, text).with_context(|| format!("cannot write {}", settings.display()))?;
         std::fs::rename(&new, &data).with_context(|| format!("cannot rename {} to {}", new.display(), data.display()))
     }
 
     /// Starts the cluster unless it runs.
     async fn ensure_running(&mut self) -> anyhow::Result<()> {
-        if self.is_running().await? {
+        if let Some(running) = self.running()? {
             // It keeps the socket that it was started with.
-            if let Some(dir) = self.running_socket_dir() {
-                self.socket_dir = dir;
-            }
+            self.socket_dir = running.socket_dir.unwrap_or_else(|| self.socket_dir.clone());
             tracing::info!(path = %self.home.display(), "the private database already runs");
             return Ok(());
         }
-        self.write_settings()?;
+        let data = self.data();
+        postmaster::disown(&data, self.user)
+            .with_context(|| format!("cannot take the postmaster.pid of {}", data.display()))?;
+        settings::write(&self.settings, &data, &self.socket_dir)?;
         tracing::info!(path = %self.home.display(), "starting the private database");
         let mut command = self.command("pg_ctl");
         command
             .args(["start", "--wait", "--silent", "--timeout", CTL_SECONDS])
+            .arg("--options")
+            .arg(settings::option(&self.settings))
             .arg("--pgdata")
-            .arg(self.data())
+            .arg(&data)
             .arg("--log")
             .arg(self.home.join("log"));
         run(command, CTL_LIMIT).await.with_context(|| {
@@ -122,62 +127,20 @@ impl Cluster {
         })
     }
 
-    async fn is_running(&self) -> anyhow::Result<bool> {
-        let mut command = self.command("pg_ctl");
-        command.arg("status").arg("--pgdata").arg(self.data());
-        command.stdout(Stdio::null()).stderr(Stdio::null());
-        let status = tokio::time::timeout(CTL_LIMIT, command.status())
-            .await
-            .context("pg_ctl status does not end")?
-            .context("cannot run pg_ctl")?;
-        Ok(status.success())
-    }
-
-    /// The fifth line of `postmaster.pid` is the socket directory.
-    fn running_socket_dir(&self) -> Option<PathBuf> {
-        let text = std::fs::read_to_string(self.data().join("postmaster.pid")).ok()?;
-        let line = text.lines().nth(4)?.trim();
-        (!line.is_empty()).then(|| line.into())
-    }
-
-    /// Settings go to a file, because `pg_ctl` would pass options through a shell.
-    fn write_settings(&self) -> anyhow::Result<()> {
-        let path = self.data().join("winston.conf");
-        let socket = self.socket_dir.to_string_lossy().replace('\'', "''");
-        let text = format!(
-            "# Written by winston-control at each start.
-listen_addresses = ''
-unix_socket_directories = '{socket}'
-unix_socket_permissions = 0700
-max_connections = 50
-shared_buffers = 16MB
-work_mem = 2MB
-maintenance_work_mem = 32MB
-max_wal_size = 256MB
-log_min_messages = warning
-"
-        );
-        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-        if let Some((uid, gid)) = self.user {
-            chown(&path, Some(uid), Some(gid))
-                .with_context(|| format!("cannot give {} to uid {uid}", path.display()))?;
-        }
-        Ok(())
+    fn running(&self) -> anyhow::Result<Option<Postmaster>> {
+        let data = self.data();
+        postmaster::running(&data).with_context(|| format!("cannot read the postmaster.pid of {}", data.display()))
     }
 
     /// Starts the cluster again whenever it has gone, for ever.
     pub(crate) async fn watch(mut self) {
         loop {
             tokio::time::sleep(WATCH_EVERY).await;
-            let pid_file = self.data().join("postmaster.pid");
-            let alive = std::fs::read_to_string(&pid_file)
-                .ok()
-                .and_then(|text| text.lines().next()?.trim().parse::<i32>().ok())
-                .is_some_and(|pid| Path::new(&format!("/proc/{pid}")).exists());
-            if alive {
-                continue;
+            match self.running() {
+                Ok(Some(_)) => continue,
+                Ok(None) => tracing::warn!(path = %self.home.display(), "the private database has gone"),
+                Err(error) => tracing::warn!(error = format!("{error:#}"), "the private database cannot be seen"),
             }
-            tracing::warn!(path = %self.home.display(), "the private database has gone");
             if let Err(error) = self.ensure_running().await {
                 tracing::error!(error = format!("{error:#}"), "cannot start the private database again");
             }
@@ -186,6 +149,10 @@ log_min_messages = warning
 
     /// Stops the cluster: open transactions are rolled back, everything committed is on disk.
     pub(crate) async fn stop(&self) -> anyhow::Result<()> {
+        // `pg_ctl` would signal whoever has the pid of a postmaster that is gone.
+        if self.running()?.is_none() {
+            return Ok(());
+        }
         let mut command = self.command("pg_ctl");
         command
             .args(["stop", "--mode=fast", "--wait", "--silent"])
@@ -209,6 +176,24 @@ log_min_messages = warning
         }
         command
     }
+}
+
+/// How to connect to the cluster below this data directory, if it runs. Starts nothing.
+pub(crate) fn running(data_dir: &Path) -> anyhow::Result<Option<tokio_postgres::Config>> {
+    // The postmaster was told the real name.
+    let Ok(data_dir) = data_dir.canonicalize() else {
+        return Ok(None);
+    };
+    let home = data_dir.join("postgres");
+    let running = postmaster::running(&home.join("data"))
+        .with_context(|| format!("cannot look at the private database in {}", home.display()))?;
+    Ok(running.map(|running| connection(&running.socket_dir.unwrap_or_else(|| home.join("run")))))
+}
+
+fn connection(socket_dir: &Path) -> tokio_postgres::Config {
+    let mut config = tokio_postgres::Config::new();
+    config.host_path(socket_dir).user(DATABASE_USER).dbname("postgres");
+    config
 }
 
 /// Runs a program to its end; its own words become the error.
@@ -303,10 +288,17 @@ fn socket_dir(home: &Path, owner: Uid, user: Option<(Uid, Gid)>) -> anyhow::Resu
     );
     match std::fs::create_dir(&dir) {
         Ok(()) => {
-            std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o700))
+            // By handle: the name is in a directory of the cluster's user, who may have put something else there.
+            let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::DIRECTORY).bits() as i32;
+            let made = std::fs::OpenOptions::new()
+                .read(true)
+                .custom_flags(flags)
+                .open(&dir)
+                .with_context(|| format!("cannot open {}", dir.display()))?;
+            made.set_permissions(std::fs::Permissions::from_mode(0o700))
                 .with_context(|| format!("cannot close {} to others", dir.display()))?;
             if let Some((uid, gid)) = user {
-                chown(&dir, Some(uid), Some(gid))
+                fchown(&made, Some(uid), Some(gid))
                     .with_context(|| format!("cannot give {} to uid {uid}", dir.display()))?;
             }
         }
