@@ -1,5 +1,7 @@
 //! Instances at the edges: late secrets, damage, hand-made ones, and those that end by themselves.
 
+#![allow(clippy::unwrap_used, reason = "what cannot be prepared fails the test that needs it")]
+
 use std::path::Path;
 
 use hyper::Method;
