@@ -42,5 +42,8 @@ pub const GATEWAY_PORT: u16 = 18789;
 /// Most changes that one [`ChangeBatch`] may carry.
 pub const MAX_BATCH_CHANGES: usize = 500;
 
+/// Most conflicts that one [`CheckIn`] may name; of more, the newest are named.
+pub const MAX_CONFLICTS: usize = 1000;
+
 /// Longest path, in bytes, that the file API and the sync accept.
 pub const MAX_PATH_BYTES: usize = 3072;

@@ -2,7 +2,9 @@
 
 use std::collections::HashSet;
 
-use winston_wire::{Action, Change, ChangeBatch, CheckIn, ContentHash, MAX_BATCH_CHANGES, MAX_PATH_BYTES, Timestamp};
+use winston_wire::{
+    Action, Change, ChangeBatch, CheckIn, ContentHash, MAX_BATCH_CHANGES, MAX_CONFLICTS, MAX_PATH_BYTES, Timestamp,
+};
 
 use crate::path;
 
@@ -10,8 +12,6 @@ use crate::path;
 pub(crate) const MAX_LOST: usize = 10_000;
 /// Longest actor that is stored.
 const MAX_ACTOR_BYTES: usize = 512;
-/// Most conflicts in a check-in.
-const MAX_CONFLICTS: usize = 1000;
 /// Longest version of a sidecar.
 const MAX_VERSION_BYTES: usize = 128;
 /// Largest generation that a sidecar may have applied. It becomes control's own counter, so it leaves room to count
@@ -55,7 +55,7 @@ pub(crate) fn check_in(report: &CheckIn) -> Result<(), &'static str> {
         return Err("has a version or a start that no sidecar has");
     }
     if report.conflicts.len() > MAX_CONFLICTS {
-        return Err("has more than 1000 conflicts");
+        return Err("has too many conflicts");
     }
     let fits = |conflict: &winston_wire::Conflict| conflict.path.len() <= MAX_PATH_BYTES && small(conflict.generation);
     if report.conflicts.iter().all(fits) {

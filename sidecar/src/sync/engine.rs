@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, watch};
 use uuid::Uuid;
-use winston_wire::{CheckIn, PROTOCOL_VERSION, Timestamp};
+use winston_wire::{CheckIn, MAX_CONFLICTS, PROTOCOL_VERSION, Timestamp};
 
 use super::applied::Applied;
 use super::apply::{ApplyError, apply};
@@ -130,7 +130,7 @@ impl Engine {
                 head_seq,
                 applied_generation: report.applied_generation,
                 gateway: self.gateway.status(),
-                conflicts: report.conflicts,
+                conflicts: report.conflicts.into_iter().rev().take(MAX_CONFLICTS).collect(),
             })
             .await?;
         self.status.set_state(SyncState::Connected, None);
