@@ -278,6 +278,12 @@ ensure_openclaw() {
 # build <dev|release> — all binaries of the workspace; exports WINSTON_BIN_DIR.
 build() {
     local profile=$1 target=${CARGO_TARGET_DIR:-$repo/target}
+    if [[ $profile == dev ]]; then
+        # First, because the name belongs to the ordinary build, which comes after.
+        step "Building the sidecar that the crash tests can make fail" \
+            cargo build --manifest-path "$repo/Cargo.toml" --package winston-sidecar --features failpoints --locked
+        cp "$target/debug/winston-sidecar" "$target/debug/winston-sidecar-failpoints"
+    fi
     step "Building, profile $profile: control, sidecar, entrypoint and their tools" \
         cargo build --manifest-path "$repo/Cargo.toml" --workspace --bins --locked --profile "$profile"
     WINSTON_BIN_DIR=$target/${profile/dev/debug}

@@ -104,6 +104,9 @@ impl Index {
             return;
         }
         let mut entries = self.lock();
+        if let Some(previous) = &change.previous_path {
+            entries.remove(previous.as_str());
+        }
         if change.action == Action::Delete {
             entries.remove(change.path.as_str());
         } else {

@@ -6,6 +6,7 @@
 mod app;
 mod config;
 mod edits;
+mod failpoint;
 mod fs;
 mod gateway;
 mod health;

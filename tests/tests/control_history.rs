@@ -41,9 +41,10 @@ fn change(path: &str) -> Value {
 
 fn check_in(applied_generation: u64) -> Value {
     json!({
-        "protocol": 1,
+        "protocol": 2,
         "version": "0.1.0",
         "epoch": EPOCH,
+        "session": "0190b3a0-0000-7000-8000-000000000001",
         "started_at": "2026-01-02T03:04:05Z",
         "head_seq": 0,
         "applied_generation": applied_generation,

@@ -49,9 +49,10 @@ async fn environment(data_dir: &Path, id: &str, part: &str) {
 
 fn check_in() -> Value {
     json!({
-        "protocol": 1,
+        "protocol": 2,
         "version": "0.1.0",
         "epoch": "0190a000-0000-7000-8000-000000000001",
+        "session": "0190b3a0-0000-7000-8000-000000000001",
         "started_at": "2026-01-02T03:04:05Z",
         "head_seq": 0,
         "applied_generation": 0,

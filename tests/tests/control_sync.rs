@@ -44,9 +44,10 @@ async fn upload(sidecar: &Client, content: &str) {
 
 fn check_in(head_seq: u64, applied_generation: u64, conflicts: Value) -> Value {
     json!({
-        "protocol": 1,
+        "protocol": 2,
         "version": "0.1.0",
         "epoch": EPOCH,
+        "session": "0190b3a0-0000-7000-8000-000000000001",
         "started_at": "2026-01-02T03:04:05Z",
         "head_seq": head_seq,
         "applied_generation": applied_generation,

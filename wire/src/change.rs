@@ -39,6 +39,8 @@ pub enum Action {
     Update,
     /// The path is gone.
     Delete,
+    /// The file came from [`Change::previous_path`], which is gone; its content is the same.
+    Rename,
 }
 
 impl Action {
@@ -49,6 +51,7 @@ impl Action {
             Self::Create => "create",
             Self::Update => "update",
             Self::Delete => "delete",
+            Self::Rename => "rename",
         }
     }
 }
@@ -64,6 +67,9 @@ pub struct Change {
     pub path: String,
     /// Who made it.
     pub source: Source,
+    /// For a rename: where the file was before. Never the same as `path`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_path: Option<String>,
     /// What happened.
     pub action: Action,
     /// Name given by the caller (`X-Winston-Actor`) or by the pusher.
@@ -72,7 +78,7 @@ pub struct Change {
     /// Content after the change; absent for a delete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hash: Option<ContentHash>,
-    /// Content before the change; absent when the path did not exist or was not tracked.
+    /// Content at `path` before the change; absent when the path did not exist or was not tracked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous_hash: Option<ContentHash>,
     /// Size in bytes after the change; absent for a delete.

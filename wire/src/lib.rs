@@ -13,12 +13,17 @@
 //! | `PUT /api/sidecar/contents/<hash>` | raw bytes | 204 |
 //! | `GET /api/sidecar/contents/<hash>` | – | raw bytes |
 //! | `GET /api/sidecar/desired?generation=<g>&wait=<s>` | – | [`Desired`] |
+//! | `POST /api/sidecar/manifest` | [`ManifestRange`] | [`ManifestDifferences`] |
+//!
+//! Every call but the check-in names its session in [`SESSION_HEADER`]. A session that another one has taken the place of is
+//! answered with 409 and the code [`SUPERSEDED`].
 
 mod change;
 pub mod env;
 mod error;
 mod gateway;
 mod hash;
+mod manifest;
 mod sync;
 
 pub use change::{Action, Change, Source};
@@ -26,12 +31,14 @@ pub use error::ErrorBody;
 pub use gateway::{GatewayExit, GatewayState, GatewayStatus};
 pub use hash::{ContentHash, ParseHashError};
 pub use jiff::Timestamp;
+pub use manifest::ManifestDigest;
 pub use sync::{
-    Base, ChangeBatch, ChangeBatchAnswer, CheckIn, CheckInAnswer, Conflict, Desired, DesiredFile, ParseBaseError,
+    AckedChange, Base, ChangeBatch, ChangeBatchAnswer, CheckIn, CheckInAnswer, Conflict, Desired, DesiredFile,
+    ManifestDifference, ManifestDifferences, ManifestFile, ManifestRange, ManifestSummary, ParseBaseError, Resolution,
 };
 
 /// Version of the sidecar protocol. A sidecar and a control that differ refuse each other with a clear error.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// Port of the sidecar's own HTTP listener.
 pub const SIDECAR_PORT: u16 = 18790;
@@ -47,3 +54,12 @@ pub const MAX_CONFLICTS: usize = 1000;
 
 /// Longest path, in bytes, that the file API and the sync accept.
 pub const MAX_PATH_BYTES: usize = 3072;
+
+/// Header with the [`CheckIn::session`] of the caller.
+pub const SESSION_HEADER: &str = "x-winston-session";
+
+/// Error code for a session that is not the tenant's newest any more.
+pub const SUPERSEDED: &str = "superseded";
+
+/// Most files that one [`ManifestRange`] may carry.
+pub const MAX_MANIFEST_FILES: usize = 1000;

@@ -8,7 +8,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
-use crate::{Change, ContentHash, GatewayStatus};
+use crate::{Change, ContentHash, GatewayStatus, ManifestDigest};
 
 /// Heartbeat: what this sidecar is, has and does. State, not events: sending it twice changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +19,8 @@ pub struct CheckIn {
     pub version: String,
     /// Identity of the journal; a recreated volume starts a new one.
     pub epoch: Uuid,
+    /// Identity of this sidecar process; new at every start. Of two processes with one token, control serves the one that appeared last.
+    pub session: Uuid,
     /// When the sidecar process started.
     pub started_at: Timestamp,
     /// Last sequence number in the journal; 0 when it is empty.
@@ -30,6 +32,67 @@ pub struct CheckIn {
     /// Pushed files that met a local edit and were not applied.
     #[serde(default)]
     pub conflicts: Vec<Conflict>,
+    /// What the tracked files amount to; absent while that is not known (during the first listing).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<ManifestSummary>,
+}
+
+/// All tracked files of a tenant in one number, to notice that two sides differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestSummary {
+    /// Last record of the journal that is contained in it.
+    pub seq: u64,
+    /// Number of files.
+    pub files: u64,
+    /// See [`crate::ManifestDigest`].
+    pub digest: ManifestDigest,
+}
+
+/// A range of a sidecar's files, by path, to be compared with what control has. Ranges follow each other without gaps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestRange {
+    /// Identity of the journal.
+    pub epoch: Uuid,
+    /// Last record of the journal that is contained in it. Control compares only when it has committed exactly this much.
+    pub seq: u64,
+    /// The range starts behind this path; absent: at the first one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+    /// The range ends with this path; absent: with the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub through: Option<String>,
+    /// Every tracked file in the range, by the bytes of its path, at most [`crate::MAX_MANIFEST_FILES`].
+    pub files: Vec<ManifestFile>,
+}
+
+/// One file as one side knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestFile {
+    /// Path relative to the data directory.
+    pub path: String,
+    /// Its content; `null` when it is over the size limit.
+    pub hash: Option<ContentHash>,
+}
+
+/// Answer to [`ManifestRange`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestDifferences {
+    /// Control had committed something else than `seq`, so nothing was compared: the sidecar asks again later.
+    pub stale: bool,
+    /// Paths that control lacks, has with another content, or has although the sidecar does not.
+    #[serde(default)]
+    pub differing: Vec<ManifestDifference>,
+}
+
+/// One path on which the two sides do not agree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestDifference {
+    /// Path relative to the data directory.
+    pub path: String,
+    /// Whether control has a file there.
+    pub present: bool,
+    /// Content that control has; `null` when it has none or a file without a kept content.
+    pub hash: Option<ContentHash>,
 }
 
 /// Answer to [`CheckIn`].
@@ -43,6 +106,27 @@ pub struct CheckInAnswer {
     pub desired_generation: u64,
     /// Seconds until the next check-in is expected.
     pub heartbeat_seconds: u32,
+    /// The change at `acked_seq` as control has it. A journal whose own record of that number is another one went a way of its own (its
+    /// volume was restored from a copy), and continues as a new journal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acked_change: Option<AckedChange>,
+    /// Everything of this journal is committed, and yet control's files are not those of `manifest`: they have to be compared.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub manifest_differs: bool,
+}
+
+/// What tells one record with a number from another one with the same number.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AckedChange {
+    /// Its number.
+    pub seq: u64,
+    /// Its path.
+    pub path: String,
+    /// When it was recorded, in microseconds since 1970 (what a database keeps).
+    pub timestamp_us: i64,
+    /// Its content; absent for a delete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<ContentHash>,
 }
 
 /// Consecutive changes of one journal. Committed at most once each; sending a batch again is harmless.
@@ -163,6 +247,24 @@ pub struct Conflict {
     pub generation: u64,
     /// Content found on disk; `null` when the file was missing.
     pub local_hash: Option<ContentHash>,
+    /// Content that was pushed; `null` when the push was a delete.
+    #[serde(default)]
+    pub pushed_hash: Option<ContentHash>,
+    /// When the push met the local edit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+}
+
+/// How a conflict is settled. The words are the tenant's: "ours" is the file on its disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Resolution {
+    /// The local file stays; the pushed version remains in history.
+    Ours,
+    /// The pushed version replaces the local one, which remains in history.
+    Theirs,
+    /// A third content, made out of both, replaces the local one.
+    Merged,
 }
 
 #[cfg(test)]

@@ -190,6 +190,7 @@ mod tests {
             seq,
             timestamp: Timestamp::UNIX_EPOCH,
             path: "workspace/SOUL.md".into(),
+            previous_path: None,
             source: Source::Agent,
             action: content.map_or(Action::Delete, |_| Action::Update),
             actor: None,

@@ -56,6 +56,7 @@ impl Pending {
         self.records.push(NewRecord {
             timestamp: Timestamp::now(),
             path: path.as_str().to_owned(),
+            previous_path: None,
             source: author.source,
             action: if version.created { Action::Create } else { Action::Update },
             actor: author.actor.clone(),
@@ -73,6 +74,7 @@ impl Pending {
         self.records.push(NewRecord {
             timestamp: Timestamp::now(),
             path: path.as_str().to_owned(),
+            previous_path: None,
             source: author.source,
             action: Action::Delete,
             actor: author.actor.clone(),

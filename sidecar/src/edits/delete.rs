@@ -8,6 +8,7 @@ use super::intent::Intent;
 use super::staging::Displaced;
 use super::swap::{Attempt, Slipped};
 use super::{ATTEMPTS, Author, EditError, Edits, Precondition};
+use crate::failpoint;
 use crate::fs::{EntryKind, FsError, TenantPath, rename_back};
 
 impl Edits {
@@ -103,7 +104,8 @@ impl Edits {
             self.commit(pending)?;
             return if matches!(error, FsError::NotFound) { Ok(Attempt::Again) } else { Err(error.into()) };
         }
-        let flushed = rustix::fs::fsync(&parent.dir);
+        failpoint::here("taken");
+        let flushed = failpoint::fails("dir-sync").and_then(|()| Ok(rustix::fs::fsync(&parent.dir)?));
         self.count_flush();
         let mut previous: Option<ContentHash> = current.hash();
         match self.displaced(&id, path, current, precondition, &mut pending) {
@@ -117,7 +119,7 @@ impl Edits {
             }
         }
         pending.deleted(path, author, previous);
-        let recorded = flushed.map_err(|errno| EditError::Fs(errno.into())).and_then(|()| Ok(self.commit(pending)?));
+        let recorded = flushed.map_err(|error| EditError::Fs(error.into())).and_then(|()| Ok(self.commit(pending)?));
         match recorded {
             Ok(changes) => {
                 self.staging.clear(&id);

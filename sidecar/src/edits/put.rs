@@ -11,6 +11,7 @@ use super::intent::Intent;
 use super::staging::Ownership;
 use super::swap::{Attempt, Slipped, Undone};
 use super::{ATTEMPTS, Author, EditError, Edits, Precondition, Written, hash_of};
+use crate::failpoint;
 use crate::fs::{FsError, Stat, TenantPath};
 use crate::index::Version;
 
@@ -101,8 +102,10 @@ impl Edits {
                 error => Err(error.into()),
             };
         }
-        let flushed = rustix::fs::fsync(&parent.dir);
+        failpoint::here("swapped");
+        let flushed = failpoint::fails("dir-sync").and_then(|()| Ok(rustix::fs::fsync(&parent.dir)?));
         self.count_flush();
+        failpoint::here("dir-synced");
         let mut previous = current.hash();
         if current.file.is_some() {
             // As late as possible: whatever the agent still writes to the displaced file until now is in this look.
@@ -118,7 +121,7 @@ impl Edits {
             }
         }
         let recorded = flushed
-            .map_err(|errno| EditError::Fs(errno.into()))
+            .map_err(|error| EditError::Fs(error.into()))
             .and_then(|()| self.record_put(put, &staged.file, current, previous, pending));
         match recorded {
             Ok(written) => {

@@ -12,6 +12,7 @@ use rustix::fs::{AtFlags, Gid, Mode, OFlags, RenameFlags, Uid};
 use rustix::io::Errno;
 
 use super::intent::{self, Intent};
+use crate::failpoint;
 use crate::fs::{EntryKind, FsError, Opened, Root, Stat, is_unsupported, rename, rename_back, stat_at, unlink};
 
 pub(super) struct Staging {
@@ -55,7 +56,10 @@ impl Staging {
     pub(super) fn create(&self, id: &str, content: &[u8], ownership: &Ownership) -> Result<File, FsError> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let mut file = File::from(rustix::fs::openat(&self.dir, id, flags, Mode::from_raw_mode(0o600))?);
+        failpoint::here("staged-created");
+        failpoint::fails("stage-write")?;
         file.write_all(content)?;
+        failpoint::here("staged-written");
         if let Some((uid, gid)) = ownership.owner {
             match rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))) {
                 Ok(()) => {}
@@ -65,7 +69,9 @@ impl Staging {
             }
         }
         rustix::fs::fchmod(&file, Mode::from_raw_mode(ownership.mode & 0o1777))?;
+        failpoint::fails("stage-sync")?;
         file.sync_all()?;
+        failpoint::here("staged-synced");
         Ok(file)
     }
 

@@ -32,6 +32,8 @@ impl Content {
 pub(crate) struct NewRecord {
     pub(crate) timestamp: Timestamp,
     pub(crate) path: String,
+    /// For a rename: where the file was before.
+    pub(crate) previous_path: Option<String>,
     pub(crate) source: Source,
     pub(crate) action: Action,
     pub(crate) actor: Option<String>,
@@ -126,6 +128,7 @@ mod tests {
             seq,
             timestamp: Timestamp::UNIX_EPOCH,
             path: "workspace/SOUL \"é\"\n.md".to_owned(),
+            previous_path: None,
             source: Source::Admin,
             action: Action::Update,
             actor: Some("ops".to_owned()),

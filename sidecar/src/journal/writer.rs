@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use winston_wire::Change;
 
 use super::{Dirs, JournalError, Ledger, NewRecord, record, segment};
+use crate::failpoint;
 
 /// Requests that may wait for the thread; more block their (blocking) callers.
 const QUEUE: usize = 256;
@@ -130,8 +131,11 @@ impl Thread {
             self.segment = segment::open_append(&self.dirs, self.next_seq)?;
             self.length = 0;
         }
-        let written = self.segment.write_all(lines).and_then(|()| {
+        failpoint::here("journal-append");
+        let written = failpoint::fails("journal-write").and_then(|()| self.segment.write_all(lines)).and_then(|()| {
+            failpoint::here("journal-written");
             self.flushes.fetch_add(1, Ordering::Relaxed);
+            failpoint::fails("journal-sync")?;
             self.segment.sync_data()
         });
         if let Err(error) = written {
@@ -143,6 +147,7 @@ impl Thread {
             }
             return Err(error.into());
         }
+        failpoint::here("journal-synced");
         self.length += lines.len() as u64;
         Ok(())
     }
@@ -163,6 +168,7 @@ fn encode(records: &[NewRecord], seq: &mut u64, lines: &mut Vec<u8>) -> Vec<Chan
             seq: *seq,
             timestamp: record.timestamp,
             path: record.path.clone(),
+            previous_path: record.previous_path.clone(),
             source: record.source,
             action: record.action,
             actor: record.actor.clone(),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use winston_wire::{Conflict, Desired, DesiredFile, Source};
+use winston_wire::{Conflict, Desired, DesiredFile, Source, Timestamp};
 
 use super::applied::Applied;
 use super::client::{ClientError, ControlClient};
@@ -58,7 +58,8 @@ async fn apply_file(
     }
     let unapplied = |local_hash, reason: &dyn std::fmt::Display| {
         tracing::warn!(path = file.path, generation = file.generation, %reason, "a push was not applied; both versions are kept");
-        Ok(Some(Conflict { path: file.path.clone(), generation: file.generation, local_hash }))
+        let (path, generation, pushed_hash) = (file.path.clone(), file.generation, file.hash);
+        Ok(Some(Conflict { path, generation, local_hash, pushed_hash, since: Some(Timestamp::now()) }))
     };
     let path = match TenantPath::parse(&file.path) {
         Ok(path) => path,

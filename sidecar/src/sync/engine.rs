@@ -41,6 +41,7 @@ pub(crate) struct Engine {
     gateway: GatewayHandle,
     status: Arc<SyncStatus>,
     internal: OwnedFd,
+    session: Uuid,
     started_at: Timestamp,
     /// Held while a round of pushes is applied, so that rounds do not overlap.
     applied: Mutex<Applied>,
@@ -63,8 +64,8 @@ impl Engine {
         status.set_applied(applied.generation, applied.conflicts.clone());
         let (acked, _) = watch::channel(None);
         let (started_at, applied) = (Timestamp::now(), Mutex::new(applied));
-        let behind = AtomicBool::new(false);
-        Ok(Self { edits, client, gateway, status, internal, started_at, applied, acked, behind })
+        let (behind, session) = (AtomicBool::new(false), Uuid::now_v7());
+        Ok(Self { edits, client, gateway, status, internal, session, started_at, applied, acked, behind })
     }
 
     /// Runs until it is dropped.
@@ -126,11 +127,13 @@ impl Engine {
                 protocol: PROTOCOL_VERSION,
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 epoch,
+                session: self.session,
                 started_at: self.started_at,
                 head_seq,
                 applied_generation: report.applied_generation,
                 gateway: self.gateway.status(),
                 conflicts: report.conflicts.into_iter().rev().take(MAX_CONFLICTS).collect(),
+                manifest: None,
             })
             .await?;
         self.status.set_state(SyncState::Connected, None);

@@ -8,6 +8,7 @@ use winston_wire::{ChangeBatch, ContentHash};
 
 use super::client::{ClientError, ControlClient};
 use crate::edits::Edits;
+use crate::failpoint;
 use crate::journal::{Batch, Cursor, JournalError};
 
 /// Records and bytes of one batch.
@@ -70,7 +71,9 @@ pub(super) async fn send_next(
     let last = next.next_seq() - 1;
     let mut batch = ChangeBatch { epoch: edits.journal().epoch(), changes, lost };
     for _ in 0..CONTENT_ROUNDS {
+        failpoint::here("batch-ready");
         let answer = client.changes(&batch).await?;
+        failpoint::here("batch-committed");
         let journal = edits.journal();
         if answer.acked_seq > journal.head_seq() || journal.epoch() != batch.epoch {
             return Err(UploadError::Foreign { acked: answer.acked_seq, head: journal.head_seq() });

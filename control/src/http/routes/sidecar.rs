@@ -58,6 +58,8 @@ pub(in super::super) async fn check_in(
         acked_seq: done.acked_seq,
         desired_generation: done.generation,
         heartbeat_seconds: app.limits.heartbeat_seconds,
+        acked_change: None,
+        manifest_differs: false,
     }))
 }
 

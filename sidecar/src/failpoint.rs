@@ -1,0 +1,85 @@
+//! Places at which the tests can make this process die or a system call fail.
+//!
+//! Only in builds with the feature `failpoints`, which nothing that is shipped has; elsewhere every call here is empty. The environment
+//! variable `WINSTON_FAILPOINTS` says what happens where: entries `<name>=<what>[@<n>]`, separated by commas, with `<what>` one of `kill`
+//! (SIGKILL to this process), `eio` or `enospc` (the call fails so), from the `n`th time on that the place is reached (`kill`: at it; 1 when left out).
+
+/// A place that a kill may hit.
+#[inline]
+pub(crate) fn here(name: &'static str) {
+    #[cfg(feature = "failpoints")]
+    enabled::here(name);
+    #[cfg(not(feature = "failpoints"))]
+    let _ = name;
+}
+
+/// A place where a system call may be made to fail.
+#[inline]
+pub(crate) fn fails(name: &'static str) -> std::io::Result<()> {
+    #[cfg(feature = "failpoints")]
+    return enabled::fails(name);
+    #[cfg(not(feature = "failpoints"))]
+    {
+        let _ = name;
+        Ok(())
+    }
+}
+
+#[cfg(feature = "failpoints")]
+mod enabled {
+    use std::io;
+    use std::sync::LazyLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use rustix::io::Errno;
+    use rustix::process::{Signal, getpid, kill_process};
+
+    enum What {
+        Kill,
+        Error(Errno),
+    }
+
+    struct Point {
+        name: String,
+        what: What,
+        at: u64,
+        reached: AtomicU64,
+    }
+
+    static POINTS: LazyLock<Vec<Point>> = LazyLock::new(|| {
+        let text = std::env::var("WINSTON_FAILPOINTS").unwrap_or_default();
+        text.split(',').filter(|entry| !entry.is_empty()).filter_map(parse).collect()
+    });
+
+    fn parse(entry: &str) -> Option<Point> {
+        let (name, rest) = entry.split_once('=')?;
+        let (what, at) = rest.split_once('@').unwrap_or((rest, "1"));
+        let what = match what {
+            "kill" => What::Kill,
+            "eio" => What::Error(Errno::IO),
+            "enospc" => What::Error(Errno::NOSPC),
+            _ => return None,
+        };
+        Some(Point { name: name.to_owned(), what, at: at.parse().ok()?, reached: AtomicU64::new(0) })
+    }
+
+    pub(super) fn here(name: &str) {
+        for point in POINTS.iter().filter(|point| point.name == name && matches!(point.what, What::Kill)) {
+            if point.reached.fetch_add(1, Ordering::Relaxed) + 1 == point.at {
+                let _ = kill_process(getpid(), Signal::KILL);
+            }
+        }
+    }
+
+    pub(super) fn fails(name: &str) -> io::Result<()> {
+        here(name);
+        for point in POINTS.iter().filter(|point| point.name == name) {
+            if let What::Error(errno) = point.what
+                && point.reached.fetch_add(1, Ordering::Relaxed) + 1 >= point.at
+            {
+                return Err(errno.into());
+            }
+        }
+        Ok(())
+    }
+}
