@@ -124,12 +124,11 @@ async fn listen(settings: &Settings) -> Result<TcpListener, RunError> {
 async fn open(settings: &Settings) -> Result<Arc<Edits>, RunError> {
     let path = settings.data_dir.clone();
     let owner = settings.identity.map(|identity| (identity.uid, identity.gid));
-    let (layout, max_file_bytes, segment_bytes) =
-        (settings.layout.clone(), settings.max_file_bytes, settings.segment_bytes);
+    let (layout, max_file_bytes, limits) = (settings.layout.clone(), settings.max_file_bytes, settings.journal);
     let work = move || {
         let failed = |error| RunError::DataDir { path: path.display().to_string(), error };
         let root = Root::open(&path, owner).map_err(|error| failed(error.into()))?;
-        Edits::open(Arc::new(root), layout, max_file_bytes, segment_bytes).map_err(failed)
+        Edits::open(Arc::new(root), layout, max_file_bytes, limits).map_err(failed)
     };
     spawned(work).await?.map(Arc::new)
 }
