@@ -2,7 +2,7 @@
 //!
 //! Only in builds with the feature `failpoints`, which nothing that is shipped has; elsewhere every call here is empty. The environment
 //! variable `WINSTON_FAILPOINTS` says what happens where: entries `<name>=<what>[@<n>[x<count>]]`, separated by commas, with `<what>` one of `kill`
-//! (SIGKILL to this process), `eio` or `enospc` (the call fails so), from the `n`th time on that the place is reached (`kill`: at it; 1 when left out),
+//! (SIGKILL to this process), `eio`, `enospc` or `erofs` (the call fails so), from the `n`th time on that the place is reached (`kill`: at it; 1 when left out),
 //! `count` times (for ever when left out).
 
 /// A place that a kill may hit.
@@ -61,6 +61,7 @@ mod enabled {
             "kill" => What::Kill,
             "eio" => What::Error(Errno::IO),
             "enospc" => What::Error(Errno::NOSPC),
+            "erofs" => What::Error(Errno::ROFS),
             _ => return None,
         };
         let (at, count) = at.split_once('x').unwrap_or((at, ""));

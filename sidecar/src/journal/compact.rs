@@ -18,8 +18,10 @@ use crate::fs::FsError;
 /// What dropping the contents of one segment did.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Dropped {
-    /// Bytes by which the segment is smaller.
-    pub(super) freed: u64,
+    /// Bytes of the segment before.
+    pub(super) before: u64,
+    /// And now. Not always less: that a content elsewhere is gone has to be said too.
+    pub(super) after: u64,
     /// Records that have lost their content, ascending.
     pub(super) records: Vec<u64>,
     /// Contents in `.winston/objects/` that no record needs any more.
@@ -71,9 +73,9 @@ fn rewrite(
     is_free: impl Fn(ContentHash) -> bool,
 ) -> Result<Dropped, JournalError> {
     let mut dropped = Dropped::default();
-    let (mut line, mut before, mut after) = (Vec::new(), 0u64, 0u64);
+    let mut line = Vec::new();
     while let Some((kind, length)) = lines::next(reader, &mut line)? {
-        before += length;
+        dropped.before += length;
         let ends = !matches!(kind, Line::Open);
         if let Line::Good(mut record) = kind {
             let object = record.object().filter(|hash| is_free(*hash));
@@ -90,11 +92,10 @@ fn rewrite(
             line.push(b'\n');
         }
         out.write_all(&line)?;
-        after += line.len() as u64;
+        dropped.after += line.len() as u64;
     }
     out.flush()?;
     dropped.objects.sort_unstable();
     dropped.objects.dedup();
-    dropped.freed = before.saturating_sub(after);
     Ok(dropped)
 }

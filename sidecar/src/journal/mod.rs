@@ -128,8 +128,7 @@ impl Opening {
         let head_seq = replayed.head_seq().max(acked);
         let ledger = Arc::new(Ledger::new(acked, &replayed));
         let objects = objects::remove_unneeded(&dirs, |hash| ledger.needs(hash))?;
-        let usage = Usage::new(limits.max_bytes, replayed.bytes + objects, replayed.dropped, replayed.dropped_to);
-        let usage = Arc::new(usage);
+        let usage = Arc::new(Usage::new(limits.max_bytes, objects, &replayed));
         let (head_sender, head) = watch::channel(head_seq);
         let writer = writer::Writer::start(writer::Setup {
             dirs: Arc::clone(&dirs),
@@ -172,6 +171,7 @@ impl Journal {
         }
         *epoch = identity::new_epoch(&self.dirs)?;
         self.ledger.acknowledge(0);
+        self.usage.unclean();
         Ok(())
     }
 
@@ -247,7 +247,9 @@ impl Journal {
 
     fn drop_contents(&self) -> Result<(), JournalError> {
         let acked = self.ledger.acked();
-        for pair in segment::list(&self.dirs)?.windows(2) {
+        let firsts = segment::list(&self.dirs)?;
+        let clean = firsts.partition_point(|first| *first < self.usage.clean_to());
+        for pair in firsts[clean..].windows(2) {
             let (first, next) = (pair[0], pair[1]);
             if !self.usage.is_over() {
                 return Ok(());
@@ -257,12 +259,16 @@ impl Journal {
                 continue;
             }
             let dropped = compact::without_contents(&self.dirs, first, |hash| self.ledger.is_free_before(hash, next))?;
-            self.usage.remove(dropped.freed);
+            if !dropped.records.is_empty() {
+                self.usage.remove(dropped.before);
+                self.usage.add(dropped.after);
+            }
             self.ledger.omitted(&dropped.records);
             self.ledger.forget(&dropped.objects);
             for hash in &dropped.objects {
                 self.remove_object(*hash)?;
             }
+            self.usage.cleaned(next);
             let count = dropped.records.iter().filter(|seq| **seq > acked).count() as u64;
             if count > 0 && self.usage.dropped(count, next - 1) {
                 tracing::warn!(
@@ -272,10 +278,6 @@ impl Journal {
                      bring control back or raise the cap"
                 );
             }
-        }
-        if self.usage.is_over() {
-            // Only records are left; looking again at once would find the same.
-            self.usage.pause(self.limits.segment_bytes);
         }
         Ok(())
     }
@@ -355,7 +357,9 @@ impl Journal {
     /// Without control: keeps the local history window and nothing older. Blocking.
     pub(crate) fn keep_window(&self, index_saved: u64) -> Result<(), JournalError> {
         let kept_from = segment::window_start(&self.dirs)?;
-        self.acknowledge(kept_from.saturating_sub(1).min(index_saved), index_saved)
+        // A control that was here once may have more.
+        let seq = kept_from.saturating_sub(1).min(index_saved).max(self.ledger.acked());
+        self.acknowledge(seq, index_saved)
     }
 
     /// Flushes of the journal so far: segments, contents and their directories.

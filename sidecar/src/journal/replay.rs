@@ -36,6 +36,8 @@ pub(crate) struct Replayed {
     /// Records after `acked` whose content was dropped, and the last of them.
     pub(super) dropped: u64,
     pub(super) dropped_to: u64,
+    /// First segment that has contents; the last one when none has.
+    pub(super) clean_to: u64,
     head: u64,
 }
 
@@ -51,11 +53,12 @@ pub(super) fn replay(dirs: &Dirs, acked: u64, visit: &mut dyn FnMut(&Record)) ->
     segment::remove_unfinished(dirs)?;
     let mut replayed = Replayed::default();
     let firsts = segment::list(dirs)?;
+    let mut clean = true;
     for (position, &first) in firsts.iter().enumerate() {
         let Some(file) = segment::open_read(dirs, first)? else { continue };
         let mut reader = BufReader::new(file);
         let mut active = Active { first, length: 0, objects: 0 };
-        let (mut length, mut bad) = (0u64, 0u64);
+        let (mut length, mut bad, mut contents) = (0u64, 0u64, false);
         let mut line = Vec::new();
         while let Some((kind, read)) = lines::next(&mut reader, &mut line)? {
             length += read;
@@ -65,6 +68,7 @@ pub(super) fn replay(dirs: &Dirs, acked: u64, visit: &mut dyn FnMut(&Record)) ->
                     replayed.corrupt += std::mem::take(&mut bad);
                     active.length = length;
                     active.objects += record.object().and(record.change.size).unwrap_or(0);
+                    contents |= record.inline.is_some() || record.object().is_some();
                     replayed.take(&record, acked);
                     visit(&record);
                 }
@@ -80,6 +84,10 @@ pub(super) fn replay(dirs: &Dirs, acked: u64, visit: &mut dyn FnMut(&Record)) ->
         } else {
             replayed.corrupt += bad;
             active.length = length;
+        }
+        if clean {
+            replayed.clean_to = first;
+            clean = !contents;
         }
         replayed.bytes += active.length;
         replayed.active = Some(active);

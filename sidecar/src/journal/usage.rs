@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::replay::Replayed;
+
 /// Shared counters. Bytes are those of the files; what a file system adds to them is not counted.
 #[derive(Debug)]
 pub(super) struct Usage {
@@ -12,6 +14,8 @@ pub(super) struct Usage {
     contents_dropped: AtomicU64,
     /// Last record that has lost its content and that control does not have yet; 0 when there is none.
     dropped_to: AtomicU64,
+    /// Segments that start before this have no contents left to drop.
+    clean_to: AtomicU64,
     /// Rewriting failed; it is not tried again before the journal has grown beyond this.
     pause_until: AtomicU64,
     /// Last record that neither control nor the index on disk needs any more.
@@ -19,14 +23,15 @@ pub(super) struct Usage {
 }
 
 impl Usage {
-    /// `dropped_to` is the last record without its content that control may lack; there are `dropped` of them.
-    pub(super) fn new(max: u64, bytes: u64, dropped: u64, dropped_to: u64) -> Self {
+    /// `objects` are the bytes of large contents.
+    pub(super) fn new(max: u64, objects: u64, replayed: &Replayed) -> Self {
         Self {
             max,
-            bytes: AtomicU64::new(bytes),
+            bytes: AtomicU64::new(replayed.bytes + objects),
             flushes: AtomicU64::new(0),
-            contents_dropped: AtomicU64::new(dropped),
-            dropped_to: AtomicU64::new(dropped_to),
+            contents_dropped: AtomicU64::new(replayed.dropped),
+            dropped_to: AtomicU64::new(replayed.dropped_to),
+            clean_to: AtomicU64::new(replayed.clean_to),
             pause_until: AtomicU64::new(0),
             dispensable: AtomicU64::new(0),
         }
@@ -60,6 +65,21 @@ impl Usage {
     /// Dropping contents failed: not again before the journal has grown by `more` bytes.
     pub(super) fn pause(&self, more: u64) {
         self.pause_until.store(self.bytes().saturating_add(more), Ordering::Relaxed);
+    }
+
+    /// The segments before `first` have no contents any more.
+    pub(super) fn cleaned(&self, first: u64) {
+        self.clean_to.fetch_max(first, Ordering::Relaxed);
+    }
+
+    /// What control had, it has no more: its contents count again.
+    pub(super) fn unclean(&self) {
+        self.clean_to.store(0, Ordering::Relaxed);
+    }
+
+    /// First segment that may have contents to drop.
+    pub(super) fn clean_to(&self) -> u64 {
+        self.clean_to.load(Ordering::Relaxed)
     }
 
     pub(super) fn count_flush(&self) {
