@@ -120,3 +120,48 @@ impl Tail {
         Ok(freed > 0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::recovery::Bed;
+    use super::*;
+
+    fn tail(bed: &Bed, active: Active) -> Tail {
+        let journal = bed.open();
+        Tail::open(Arc::clone(&journal.dirs), Arc::clone(&journal.usage), active, 1 << 20).unwrap()
+    }
+
+    /// As after a failed flush: what the last block shares with the failed batch is not on the disk any more, and the batch is in part.
+    #[test]
+    fn mending_brings_back_the_last_block_and_cuts_the_rest() {
+        let bed = Bed::new(1 << 20, u64::MAX);
+        let active = Active { first: 1, length: 0, objects: 0 };
+        let mut tail = tail(&bed, active);
+        let mut good = Vec::new();
+        for length in [1, 100, 4095, 4096, 4097, 3, 10_000, 8192, 1] {
+            let lines = vec![b'a' + (length % 23) as u8; length];
+            tail.append(1, &lines, 0).unwrap();
+            good.extend_from_slice(&lines);
+            let segment = bed.segments().remove(0);
+            assert_eq!(std::fs::read(&segment).unwrap(), good);
+            // The same after a start, which has only the disk to know the block from.
+            for reopened in [false, true] {
+                if reopened {
+                    tail = tail_again(&bed, &tail);
+                }
+                let mut damaged = good.clone();
+                let boundary = damaged.len() - damaged.len() % BLOCK as usize;
+                damaged[boundary..].fill(0);
+                damaged.extend_from_slice(b"half a batch");
+                std::fs::write(&segment, damaged).unwrap();
+                tail.broken = true;
+                tail.mend().unwrap();
+                assert_eq!(std::fs::read(&segment).unwrap(), good, "{length}");
+            }
+        }
+    }
+
+    fn tail_again(bed: &Bed, tail: &Tail) -> Tail {
+        Tail::open(Arc::clone(&tail.dirs), Arc::clone(&tail.usage), tail.active, bed.limits.segment_bytes).unwrap()
+    }
+}
