@@ -276,7 +276,7 @@ fn what_else_lies_in_the_directories_is_left_out() {
     let bed = five_segments();
     let changes = bed.internal("changes");
     for name in [
-        "5.jsonl",
+        "200.jsonl",
         "notes",
         "00000000000000000000.jsonl",
         "99999999999999999999.jsonl",
@@ -391,6 +391,25 @@ fn over_the_cap_the_oldest_contents_go_and_every_record_stays() {
     check(&journal);
     journal.acknowledge(300, 300).unwrap();
     assert_eq!((bed.segments().len(), bed.objects(), journal.bytes()), (2, 0, bed.bytes()));
+}
+
+#[test]
+fn a_content_that_a_later_record_needs_stays_for_both() {
+    let bed = Bed::new(50_000, 200_000);
+    let journal = bed.open();
+    let shared: Vec<u8> = b"shared".repeat(12_000);
+    journal.append(vec![record("old", &shared)]).unwrap();
+    journal.append(vec![record("between", &b"between".repeat(12_000))]).unwrap();
+    journal.append(vec![record("new", &shared)]).unwrap();
+    // Over the cap: the oldest segment gives nothing, the one behind it does.
+    journal.append(vec![record("last", &b"last".repeat(18_000))]).unwrap();
+    let (records, _) = all(&journal, 0);
+    assert_eq!(
+        records.iter().map(|record| record.change.content_omitted).collect::<Vec<_>>(),
+        [false, true, false, false]
+    );
+    assert!(journal.object(hash_of(&shared)).unwrap().is_some());
+    assert_eq!((bed.objects(), journal.bytes()), (2, bed.bytes()));
 }
 
 #[test]
