@@ -239,3 +239,37 @@ fn damaged_contents_do_not_hold_up_the_rest() -> Result<()> {
     })?;
     Ok(())
 }
+
+/// A full volume: what control has and nobody needs any more makes room for new records.
+#[test]
+fn on_a_full_volume_acknowledged_history_makes_room() -> Result<()> {
+    let control = Tenant::control()?;
+    let tenant = Tenant::create(&control, "full@test.example")?;
+    let setup = tenant.sidecar()?.env("WINSTON_JOURNAL_SEGMENT_BYTES", "2000");
+    let sidecar = setup.start()?;
+    for count in 0..20 {
+        sidecar.put("a.md", &content(count))?.expect(200)?;
+    }
+    tenant.wait_until_even(&sidecar)?;
+    // The index on disk, which a clean end writes, makes the records dispensable.
+    let (_, setup) = sidecar.stop()?;
+    let before = segments(setup.data())?.len();
+    ensure!(before > 2, "{before} segments");
+    let setup = match setup.failpoints("journal-write=enospc@1x1") {
+        Ok(setup) => setup,
+        Err(reason) => {
+            skip("on_a_full_volume_acknowledged_history_makes_room", &reason);
+            return Ok(());
+        }
+    };
+    let sidecar = setup.start()?;
+    eventually("what control has is removed", || Ok((segments(sidecar.data())?.len() == 2).then_some(())))?;
+    sidecar.put("a.md", "new")?.expect(200)?;
+    ensure!(segments(sidecar.data())?.len() < 3);
+    sidecar.wait_for_log("the volume is full; the journal's local history window was removed early")?;
+    eventually("the new record is in control", || {
+        let changes = tenant.changes()?;
+        if changes.len() == 21 { Ok(Some(())) } else { bail!("{} changes", changes.len()) }
+    })?;
+    Ok(())
+}

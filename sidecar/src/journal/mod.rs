@@ -10,6 +10,8 @@
 //! [`Journal`] is the handle that everybody shares. Appending goes through one writer thread, which turns whatever is waiting
 //! into one write and one flush.
 
+#[cfg(test)]
+mod capping;
 mod compact;
 mod identity;
 mod ledger;
@@ -337,6 +339,7 @@ impl Journal {
     /// `index_saved` is the sequence number up to which the index on disk makes the records dispensable.
     pub(crate) fn acknowledge(&self, seq: u64, index_saved: u64) -> Result<(), JournalError> {
         let dispensable = seq.min(index_saved);
+        let is_past_dropped = self.usage.acknowledged(seq, dispensable);
         {
             let _held = self.hold();
             for hash in self.ledger.acknowledge(seq) {
@@ -344,7 +347,7 @@ impl Journal {
             }
             self.usage.remove(segment::trim(&self.dirs, dispensable, segment::KEPT_SEGMENTS)?);
         }
-        if self.usage.acknowledged(seq, dispensable) {
+        if is_past_dropped {
             tracing::info!(seq, "control has every record whose content had been dropped");
         }
         // Last, and not needed: without it control says after the next start what it has. On a full volume it may fail.

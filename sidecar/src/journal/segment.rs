@@ -115,8 +115,12 @@ pub(super) fn trim(dirs: &Dirs, done: u64, kept: usize) -> Result<u64, JournalEr
         }
         let name = segment_name(pair[0]);
         let bytes = stat_at(&dirs.changes, &name)?.map_or(0, |stat| stat.size);
-        rustix::fs::unlinkat(&dirs.changes, name, AtFlags::empty()).map_err(FsError::from)?;
-        freed += bytes;
+        match rustix::fs::unlinkat(&dirs.changes, name, AtFlags::empty()) {
+            Ok(()) => freed += bytes,
+            // The writer, on a full volume, and an acknowledgement may both be at it.
+            Err(Errno::NOENT) => {}
+            Err(errno) => return Err(FsError::from(errno).into()),
+        }
     }
     Ok(freed)
 }
