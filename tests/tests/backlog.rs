@@ -91,7 +91,6 @@ fn a_long_backlog_arrives_once_in_bounded_memory() -> Result<()> {
     let changes = if std::env::var_os("WINSTON_LONG").is_some() { 100_000 } else { 5_000 };
     let mut control = Tenant::control()?;
     let tenant = Tenant::create(&control, "backlog@test.example")?;
-    // What matters here is the number, not the disk.
     let sidecar = tenant.sidecar()?.start()?;
     sidecar.wait_for_sync_state("connected")?;
     control.kill();
