@@ -39,7 +39,7 @@ pub(crate) fn router(app: App) -> Router {
         .route("/api/tenants/{id}/files", get(files::list))
         .route(
             "/api/tenants/{id}/files/{*path}",
-            get(files::read).put(files::push).delete(files::push_delete).layer(push.clone()).layer(weighed(most)),
+            get(files::read).put(files::push).delete(files::push_delete).layer(push).layer(weighed(most)),
         )
         .route("/api/tenants/{id}/conflicts", get(conflicts::list))
         .route("/api/tenants/{id}/conflicts/{*path}", post(conflicts::settle).layer(push).layer(weighed(most)))
