@@ -1,6 +1,6 @@
 //! From failures to answers.
 
-use http::header::{ALLOW, CONTENT_TYPE, ETAG, RETRY_AFTER};
+use http::header::{ALLOW, CONTENT_RANGE, CONTENT_TYPE, ETAG, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use serde_json::{Map, Value};
 use winston_wire::ContentHash;
@@ -20,11 +20,13 @@ pub(super) struct ApiError {
     extra: Map<String, Value>,
     allow: Option<&'static str>,
     etag: Option<ContentHash>,
+    /// For a range that lies outside: the size of the file.
+    outside: Option<u64>,
 }
 
 impl ApiError {
     pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), extra: Map::new(), allow: None, etag: None }
+        Self { status, code, message: message.into(), extra: Map::new(), allow: None, etag: None, outside: None }
     }
 
     pub(super) fn bad_request(code: &'static str, message: impl Into<String>) -> Self {
@@ -53,6 +55,15 @@ impl ApiError {
     pub(super) fn too_large(limit: u64) -> Self {
         let message = format!("the limit is {limit} bytes");
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message).with("limit", limit)
+    }
+
+    /// A range that lies outside a file of `size` bytes.
+    pub(super) fn outside(size: u64) -> Self {
+        let message = format!("the file has {size} bytes");
+        let mut error =
+            Self::new(StatusCode::RANGE_NOT_SATISFIABLE, "range_not_satisfiable", message).with("size", size);
+        error.outside = Some(size);
+        error
     }
 
     /// Adds a key beside `error` and `code`.
@@ -103,7 +114,12 @@ impl ApiError {
         {
             headers.insert(ETAG, value);
         }
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+        if let Some(size) = self.outside
+            && let Ok(value) = HeaderValue::from_str(&format!("bytes */{size}"))
+        {
+            headers.insert(CONTENT_RANGE, value);
+        }
+        if matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response
