@@ -204,6 +204,11 @@ mod tests {
             let wanted: Vec<_> = names.iter().take(most).map(|name| name.as_bytes().to_vec()).collect();
             prop_assert_eq!(smallest.sorted(), wanted);
         }
+    }
+
+    proptest! {
+        // Each case makes a tree.
+        #![proptest_config(ProptestConfig::with_cases(40))]
 
         /// Whatever the size of a page, the pages together are the tree, in order, once.
         #[test]

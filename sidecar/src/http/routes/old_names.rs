@@ -64,9 +64,12 @@ pub(super) fn name_of(layout: &Layout, path: &TenantPath) -> Option<String> {
     (!is_hidden(below.split('/').next().unwrap_or(""))).then(|| below.to_owned())
 }
 
-/// Whether an entry of the state directory cannot be named, because its name means something in the workspace.
+/// The later sidecar kept its log here, in the state directory. It does not exist for callers.
+pub(super) const OLD_LOG: &str = ".winston";
+
+/// Whether an entry of the state directory cannot be named: its name means something in the workspace, or it is the old log.
 pub(super) fn is_hidden(name: &str) -> bool {
-    name == WORKSPACE || WORKSPACE_NAMES.contains(&name)
+    name == WORKSPACE || name == OLD_LOG || WORKSPACE_NAMES.contains(&name)
 }
 
 #[cfg(test)]
@@ -101,7 +104,14 @@ mod tests {
     #[test]
     fn what_cannot_be_named_has_no_name() {
         let layout = layout("workspace");
-        for path in ["notes.md", ".openclaw/SOUL.md", ".openclaw/workspace/x", ".openclaw", ""] {
+        for path in [
+            "notes.md",
+            ".openclaw/.winston/changes.jsonl",
+            ".openclaw/SOUL.md",
+            ".openclaw/workspace/x",
+            ".openclaw",
+            "",
+        ] {
             assert_eq!(name_of(&layout, &TenantPath::parse(path).unwrap()), None, "{path}");
         }
     }

@@ -18,7 +18,7 @@ use super::super::history::in_old_words;
 use super::super::query::Query;
 use super::super::{App, blocking};
 use super::list::{OLD_FORM_ENTRIES, directory};
-use super::old_names::{WORKSPACE, WORKSPACE_NAMES, is_hidden, name_of, resolve};
+use super::old_names::{OLD_LOG, WORKSPACE, WORKSPACE_NAMES, is_hidden, name_of, resolve};
 use super::{content, files};
 use crate::edits::{Edits, hash_of};
 use crate::fs::{Class, EntryKind, FsError, Layout, Stat, TenantPath};
@@ -175,8 +175,7 @@ async fn file_or_directory(app: &App, name: &TenantPath) -> Result<Response<Body
 }
 
 fn resolved(app: &App, name: &TenantPath) -> Result<TenantPath, ApiError> {
-    // A state directory's own `.winston` was the later sidecar's log; it does not exist either.
-    if name.components().next() == Some(".winston") {
+    if name.components().next() == Some(OLD_LOG) {
         return Err(FsError::NotFound.into());
     }
     resolve(app.edits.layout(), name).ok_or_else(|| ApiError::bad_request("path_too_long", "path is too long"))
@@ -195,7 +194,7 @@ async fn put(app: &App, name: &TenantPath, request: Request<Incoming>) -> Result
         let message = "Cannot write to Winston internal directory";
         ApiError::new(http::StatusCode::FORBIDDEN, "internal_path", message)
     };
-    if name.components().next() == Some(".winston") {
+    if name.components().next() == Some(OLD_LOG) {
         return Err(internal());
     }
     let path = resolved(app, name)?;
