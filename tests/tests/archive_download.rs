@@ -13,9 +13,12 @@ use winston_tests::wait::eventually;
 
 const NOTES: &str = ".winston-archive.json";
 
+/// Contents of files by path.
+type Files = BTreeMap<String, Vec<u8>>;
+
 /// Paths of a tar stream in order, and the contents of its files. Reads every entry to its end, so that a wrong size shows.
-fn unpack(tar: impl Read) -> Result<(Vec<String>, BTreeMap<String, Vec<u8>>)> {
-    let (mut paths, mut files) = (Vec::new(), BTreeMap::new());
+fn unpack(tar: impl Read) -> Result<(Vec<String>, Files)> {
+    let (mut paths, mut files) = (Vec::new(), Files::new());
     let mut archive = tar::Archive::new(tar);
     for entry in archive.entries()? {
         let mut entry = entry?;
@@ -30,7 +33,7 @@ fn unpack(tar: impl Read) -> Result<(Vec<String>, BTreeMap<String, Vec<u8>>)> {
     Ok((paths, files))
 }
 
-fn notes(files: &BTreeMap<String, Vec<u8>>) -> Result<Vec<(String, String)>> {
+fn notes(files: &Files) -> Result<Vec<(String, String)>> {
     let Some(text) = files.get(NOTES) else { return Ok(Vec::new()) };
     let text: Value = serde_json::from_slice(text)?;
     let word = |note: &Value, key: &str| note[key].as_str().unwrap_or("?").to_owned();

@@ -199,7 +199,8 @@ fn streams_are_limited_kept_alive_and_end_with_the_server() -> Result<()> {
         let mut stream = live(&sidecar, "/changes", &[])?;
         if stream.status == 200 {
             stream.expect_event("ready")?;
-            return Ok(Some(streams.push(stream)));
+            streams.push(stream);
+            return Ok(Some(()));
         }
         Ok(None)
     })?;

@@ -20,13 +20,11 @@ pub(super) struct ApiError {
     extra: Map<String, Value>,
     allow: Option<&'static str>,
     etag: Option<ContentHash>,
-    /// For a range that lies outside: the size of the file.
-    outside: Option<u64>,
 }
 
 impl ApiError {
     pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), extra: Map::new(), allow: None, etag: None, outside: None }
+        Self { status, code, message: message.into(), extra: Map::new(), allow: None, etag: None }
     }
 
     pub(super) fn bad_request(code: &'static str, message: impl Into<String>) -> Self {
@@ -60,10 +58,7 @@ impl ApiError {
     /// A range that lies outside a file of `size` bytes.
     pub(super) fn outside(size: u64) -> Self {
         let message = format!("the file has {size} bytes");
-        let mut error =
-            Self::new(StatusCode::RANGE_NOT_SATISFIABLE, "range_not_satisfiable", message).with("size", size);
-        error.outside = Some(size);
-        error
+        Self::new(StatusCode::RANGE_NOT_SATISFIABLE, "range_not_satisfiable", message).with("size", size)
     }
 
     /// Adds a key beside `error` and `code`.
@@ -99,6 +94,8 @@ impl ApiError {
 
     pub(super) fn into_response(self, request_id: &str) -> Response<Body> {
         let mut body = self.extra;
+        let outside =
+            body.get("size").and_then(Value::as_u64).filter(|_| self.status == StatusCode::RANGE_NOT_SATISFIABLE);
         body.insert("error".to_owned(), self.message.into());
         body.insert("code".to_owned(), self.code.into());
         body.insert("request_id".to_owned(), request_id.into());
@@ -114,7 +111,7 @@ impl ApiError {
         {
             headers.insert(ETAG, value);
         }
-        if let Some(size) = self.outside
+        if let Some(size) = outside
             && let Ok(value) = HeaderValue::from_str(&format!("bytes */{size}"))
         {
             headers.insert(CONTENT_RANGE, value);
