@@ -21,7 +21,7 @@ use crate::edits::{Edits, hash_of};
 use crate::fs::{Class, EntryKind, Found, FsError, MAX_LEVELS, Stat, TenantPath, Walk};
 
 /// Entries of the old form; of more, the first by name are listed and `next` tells that there are others.
-pub(super) const OLD_FORM_ENTRIES: usize = 10_000;
+pub(super) const OLD_FORM_ENTRIES: usize = 15_000;
 
 /// Entries of a page.
 const DEFAULT: usize = 1000;
