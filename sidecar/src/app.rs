@@ -12,7 +12,7 @@ use crate::config::Settings;
 use crate::edits::{EditError, Edits};
 use crate::fs::{Root, TenantPath};
 use crate::gateway::{self, GatewayConfig, GatewayHandle, Limits};
-use crate::http::{App, BODY_BUDGET_KIB, CONCURRENT_WRITES, Server, TokenDigest};
+use crate::http::{App, BODY_BUDGET_KIB, CONCURRENT_WRITES, HttpCounters, Server, Streams, TokenDigest};
 use crate::seeds;
 use crate::sync::{ControlClient, Engine, SyncStatus};
 use crate::watch::{Watch, WatchSettings, WatchStatus};
@@ -51,6 +51,7 @@ pub(crate) async fn run(settings: Settings) -> Result<(), RunError> {
     let sync = Arc::new(SyncStatus::default());
     let engine = start_engine(&settings, &edits, &gateway, &sync)?;
     let watch_status = Arc::new(WatchStatus::default());
+    let (stop, stopped) = watch::channel(false);
     let app = App {
         token: TokenDigest::of(&settings.token),
         tenant_id: settings.tenant_id,
@@ -61,8 +62,9 @@ pub(crate) async fn run(settings: Settings) -> Result<(), RunError> {
         sync,
         writes: Arc::new(Semaphore::new(CONCURRENT_WRITES)),
         body_budget: Arc::new(Semaphore::new(BODY_BUDGET_KIB)),
+        streams: Streams::new(stopped.clone()),
+        counters: HttpCounters::default(),
     };
-    let (stop, stopped) = watch::channel(false);
     let server = tokio::spawn(Server::new(listener, Arc::new(app)).run(stopped));
 
     let watching = WatchSettings { rescan: settings.rescan };

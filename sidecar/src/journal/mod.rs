@@ -299,6 +299,12 @@ impl Journal {
         &self.ledger
     }
 
+    /// First sequence number that is still on disk, or will be: older ones were trimmed. Blocking.
+    pub(crate) fn first_seq(&self) -> Result<u64, JournalError> {
+        let head = self.head_seq();
+        Ok(segment::list(&self.dirs)?.first().copied().unwrap_or(head + 1))
+    }
+
     /// Reads records from `cursor` on. Blocking.
     pub(crate) fn read(
         &self,
