@@ -3,9 +3,13 @@
 mod class;
 mod durable;
 mod path;
+mod pattern;
 mod root;
 
-pub(crate) use class::{Class, Layout};
-pub(crate) use durable::replace_file;
+pub(crate) use class::{Class, Layout, Selection};
+pub(crate) use durable::{replace_file, replace_file_by};
 pub(crate) use path::{PathError, TenantPath};
-pub(crate) use root::{EntryKind, FsError, Opened, Root, Stat, is_unsupported, rename, rename_back, stat_at, unlink};
+pub(crate) use pattern::Patterns;
+pub(crate) use root::{
+    DirEntry, EntryKind, FsError, Opened, Root, Stat, is_unsupported, rename, rename_back, stat_at, unlink,
+};

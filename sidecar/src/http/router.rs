@@ -8,6 +8,7 @@
 //! | `GET`, `PUT`, `DELETE /files/<path>` | [`routes::files`] |
 //! | `GET /changes?limit=` | [`routes::changes`] |
 //! | `GET /gateway`, `GET /gateway/logs?limit=` | [`routes::gateway`] |
+//! | `POST /watch/accept` | [`routes::watch`] |
 //! | `POST /gateway/start`, `/gateway/stop`, `/gateway/restart` | [`routes::gateway`] |
 
 use http::{Method, Request, Response};
@@ -54,6 +55,12 @@ pub(super) async fn route(app: &App, request: Request<Incoming>) -> Result<Respo
         "/gateway/logs" => {
             get(&request, "GET, HEAD")?;
             Ok(routes::gateway::logs(app, &Query::parse(request.uri().query())?))
+        }
+        "/watch/accept" => {
+            if request.method() != Method::POST {
+                return Err(ApiError::method("POST"));
+            }
+            routes::watch::accept(app)
         }
         "/gateway/start" => order(app, &request, Order::Start).await,
         "/gateway/stop" => order(app, &request, Order::Stop).await,

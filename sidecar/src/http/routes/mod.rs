@@ -6,6 +6,7 @@ pub(super) mod gateway;
 pub(super) mod health;
 pub(super) mod list;
 pub(super) mod status;
+pub(super) mod watch;
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response, StatusCode};
