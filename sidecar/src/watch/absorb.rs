@@ -47,35 +47,40 @@ impl Thread {
 
     /// Sorts out renames and files that are gone, and records the rest.
     fn look(&mut self, due: Vec<TenantPath>) {
-        let now = Instant::now();
         let mut paths = Vec::with_capacity(due.len());
-        let mut moves = Vec::new();
+        let mut files = Vec::with_capacity(due.len());
+        // What is gone first: it may be what one of the new files was.
         for path in due {
             if self.edits.layout().class(&path) != Class::Tracked {
                 continue;
             }
             match self.edits.root().stat(&path) {
-                Ok(Some(stat)) if stat.kind == EntryKind::File => {
-                    self.gone.is_back(&path);
-                    // With another name left, the file was not renamed but linked.
-                    let new = stat.links == 1 && self.edits.index().version(path.as_str()).is_none();
-                    match new.then(|| self.gone.partner(stat.ino)).flatten() {
-                        Some(from) => moves.push(Move { from, to: path }),
-                        None => paths.push(path),
-                    }
-                }
-                Ok(_) => match self.edits.index().record(path.as_str()) {
-                    Some(_) if self.is_withheld(&path) => {}
-                    Some(record) if self.gone.hold(path, record.ino, now) => {}
-                    // One too many to wait: a listing sees them all at once.
-                    Some(_) => self.list_again(),
-                    // Something without a history has come and gone.
-                    None => {}
-                },
+                Ok(Some(stat)) if stat.kind == EntryKind::File => files.push((path, stat)),
+                Ok(_) => self.hold_gone(path),
                 Err(_) => paths.push(path),
             }
         }
+        let mut moves = Vec::new();
+        for (path, stat) in files {
+            self.gone.is_back(&path);
+            // With another name left, the file was not renamed but linked.
+            let new = stat.links == 1 && self.edits.index().version(path.as_str()).is_none();
+            match new.then(|| self.gone.partner(stat.ino)).flatten() {
+                Some(from) => moves.push(Move { from, to: path }),
+                None => paths.push(path),
+            }
+        }
         self.record(paths, moves);
+    }
+
+    /// A path is not a file (any more). If it was recorded, it waits for its new name.
+    pub(super) fn hold_gone(&mut self, path: TenantPath) {
+        // Something without a history may come and go.
+        let Some(record) = self.edits.index().record(path.as_str()) else { return };
+        if !self.is_withheld(&path) && !self.gone.hold(path, record.ino, Instant::now()) {
+            // One too many to wait: a listing sees them all at once.
+            self.list_again();
+        }
     }
 
     /// Looks at paths of a listing, which are there.

@@ -302,17 +302,25 @@ impl Thread {
                 self.root_event(&event.kind);
                 continue;
             }
-            let directory =
-                matches!(self.edits.root().stat(&path), Ok(Some(stat)) if stat.kind == EntryKind::Directory);
-            if !directory {
-                // It may have been a directory until now, so everything recorded below it is looked at too.
-                let below = self.edits.index().below(path.as_str());
-                self.mark(below);
-                self.mark([path]);
-            } else if self.edits.layout().descends(&path)
-                && !matches!(event.kind, EventKind::Modify(ModifyKind::Metadata(_) | ModifyKind::Data(_)))
-            {
-                self.list_new(&path);
+            match self.edits.root().stat(&path) {
+                Ok(Some(stat)) if stat.kind == EntryKind::Directory => {
+                    let noise = matches!(event.kind, EventKind::Modify(ModifyKind::Metadata(_) | ModifyKind::Data(_)));
+                    if !noise && self.edits.layout().descends(&path) {
+                        self.list_new(&path);
+                    }
+                }
+                // At once and not when it is quiet: its new name must not be looked at before. It may have been a directory.
+                Ok(None) => {
+                    let below = self.edits.index().below(path.as_str());
+                    below.into_iter().for_each(|path| self.hold_gone(path));
+                    self.hold_gone(path);
+                }
+                Ok(Some(_)) | Err(_) => {
+                    // What is a file or a link now may have been a directory.
+                    let below = self.edits.index().below(path.as_str());
+                    self.mark(below);
+                    self.mark([path]);
+                }
             }
         }
     }
