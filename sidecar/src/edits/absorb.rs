@@ -1,6 +1,7 @@
 //! What the agent did to its files, found by comparing them with the index; and what the files amount to.
 
 use std::sync::atomic::Ordering;
+use std::thread::ScopedJoinHandle;
 
 use winston_wire::{ManifestFile, ManifestSummary};
 
@@ -29,6 +30,11 @@ pub(crate) struct Move {
     pub(crate) to: TenantPath,
 }
 
+fn ended(commit: ScopedJoinHandle<'_, Result<(), JournalError>>) -> Result<(), JournalError> {
+    // A panic there is a defect; the paths are looked at again.
+    commit.join().unwrap_or(Err(JournalError::Closed))
+}
+
 impl Edits {
     /// Compares paths with the index and records what the agent did. `moves` are renames to be proven; what they do not prove is recorded as
     /// a file that is gone and another that is new. Blocking.
@@ -48,12 +54,19 @@ impl Edits {
                 self.commit(std::mem::take(&mut pending))?;
             }
         }
-        for path in paths {
-            self.absorb_path(path, &mut pending, &mut unfinished);
-            if pending.is_large() {
-                self.commit(std::mem::take(&mut pending))?;
+        std::thread::scope(|scope| {
+            // One commit at a time, and in order, while the next files are read.
+            let mut running: Option<ScopedJoinHandle<'_, Result<(), JournalError>>> = None;
+            for path in paths {
+                self.absorb_path(path, &mut pending, &mut unfinished);
+                if pending.is_worth_a_flush() {
+                    running.take().map_or(Ok(()), ended)?;
+                    let full = std::mem::take(&mut pending);
+                    running = Some(scope.spawn(move || self.commit(full).map(drop)));
+                }
             }
-        }
+            running.map_or(Ok(()), ended)
+        })?;
         self.commit(pending)?;
         Ok(unfinished)
     }

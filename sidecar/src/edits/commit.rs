@@ -12,6 +12,10 @@ use crate::journal::{Content, JournalError, NewRecord};
 /// Bytes of contents after which a batch is committed before more is read.
 const LARGE_BATCH_BYTES: usize = 4 * 1024 * 1024;
 
+/// The same while files are read for their own sake: reading goes on while this is written.
+const PIPELINED_BYTES: usize = 1024 * 1024;
+const PIPELINED_RECORDS: usize = 256;
+
 /// Records that are not in the journal yet, and what the index will say once they are.
 #[derive(Default)]
 pub(super) struct Pending {
@@ -39,6 +43,11 @@ impl Pending {
     /// Content after the newest record of a path, if there is a record of it here.
     pub(super) fn newest(&self, path: &TenantPath) -> Option<Option<ContentHash>> {
         self.records.iter().rev().find(|record| record.path == path.as_str()).map(|record| record.hash)
+    }
+
+    /// Enough to be worth a flush of its own while more is read.
+    pub(super) fn is_worth_a_flush(&self) -> bool {
+        self.bytes > PIPELINED_BYTES || self.records.len() >= PIPELINED_RECORDS
     }
 
     pub(super) fn is_large(&self) -> bool {

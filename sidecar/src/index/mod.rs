@@ -270,8 +270,9 @@ impl Index {
         lock(&self.state).table.visit_below(directory, |_, mut entry| entry.set_absent());
     }
 
-    /// A listing has found these files in `directory`; best in the order of their names. Returns those that are not certainly the recorded ones.
-    pub(crate) fn list(&self, directory: &TenantPath, files: &[DirEntry]) -> Vec<TenantPath> {
+    /// A listing has found these files in `directory`; best in the order of their names. Returns those that are not certainly the recorded ones,
+    /// with their sizes in bytes.
+    pub(crate) fn list(&self, directory: &TenantPath, files: &[DirEntry]) -> Vec<(TenantPath, u64)> {
         let mut differing = Vec::new();
         let mut path = String::with_capacity(directory.as_str().len() + 64);
         let mut state = lock(&self.state);
@@ -292,7 +293,7 @@ impl Index {
             }
             let number = device.and_then(|(_, number)| number);
             if !found.is_some_and(|at| state.table.confirm(at, number, &file.stat)) {
-                differing.extend(directory.child(name));
+                differing.extend(directory.child(name).map(|path| (path, file.stat.size)));
             }
         }
         differing

@@ -113,7 +113,7 @@ fn a_listing_tells_what_differs_and_what_is_absent() {
     index.begin_listing("d");
     let entry = |name: &str, ino| DirEntry { name: name.into(), stat: stat(ino) };
     let files = [entry("a", 1), entry("b", 9), entry("new", 8)];
-    assert_eq!(index.list(&path("d"), &files), [path("d/b"), path("d/new")]);
+    assert_eq!(index.list(&path("d"), &files), [(path("d/b"), 1), (path("d/new"), 1)]);
     // Somebody writes meanwhile what the listing has passed already.
     index.apply(None, vec![seen("d/late", 6)]);
     assert_eq!(index.end_listing("d", |_| true), [path("d/gone")]);

@@ -21,8 +21,8 @@ pub(super) trait Listener {
     /// A directory is about to be listed.
     fn watch(&mut self, directory: &TenantPath);
 
-    /// Tracked files of one directory whose stat tuple is not the recorded one.
-    fn differing(&mut self, files: Vec<TenantPath>);
+    /// Tracked files of one directory whose stat tuple is not the recorded one, with their sizes in bytes.
+    fn differing(&mut self, files: Vec<(TenantPath, u64)>);
 }
 
 /// Walks `directory` and everything below it that the watcher descends into. Reads no file. Holds the names of one directory at a time.

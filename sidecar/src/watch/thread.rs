@@ -33,8 +33,9 @@ pub(super) const MOST_DIRTY: usize = 16 * 1024;
 /// New files that a listing puts off, because they may be renamed ones. More are recorded as new at once.
 const MOST_NEW: usize = MOST_DIRTY;
 
-/// Files that are recorded together while a listing goes on.
-const CHUNK: usize = 128;
+/// Files that are recorded together while a listing goes on: so many, or of so many bytes. Writers through the API wait for them.
+const CHUNK: usize = 1024;
+const CHUNK_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Updates after which the index is written: so many, or this part of it; at the latest after this time. The journal has everything meanwhile.
 const SAVE_UPDATES: u64 = 1024;
@@ -268,7 +269,8 @@ impl Thread {
     fn list(&mut self, directory: &TenantPath) {
         let edits = Arc::clone(&self.edits);
         let mut watcher = self.watcher.take();
-        let mut listing = Listing { watcher: watcher.as_mut(), thread: self, changed: Vec::new(), new: Vec::new() };
+        let (changed, new, pairs) = (Vec::new(), Vec::new(), edits.index().len() > 0);
+        let mut listing = Listing { watcher: watcher.as_mut(), thread: self, changed, bytes: 0, new, pairs };
         let Found { gone, directories, examined } = scan::scan(&edits, directory, &mut listing);
         let Listing { changed, new, .. } = listing;
         self.watcher = watcher;
@@ -367,7 +369,11 @@ struct Listing<'a> {
     watcher: Option<&'a mut Watcher>,
     thread: &'a mut Thread,
     changed: Vec<TenantPath>,
+    /// Of `changed`.
+    bytes: u64,
     new: Vec<TenantPath>,
+    /// The index was not empty: a new file may have been another one before.
+    pairs: bool,
 }
 
 impl Listener for Listing<'_> {
@@ -375,17 +381,19 @@ impl Listener for Listing<'_> {
         watch(self.watcher.as_deref_mut(), &self.thread.status, directory);
     }
 
-    fn differing(&mut self, files: Vec<TenantPath>) {
-        let index = self.thread.edits.index();
-        // With an empty index there is nothing that a file could have been before.
-        let wait = index.len() > 0 && self.new.len() < MOST_NEW;
-        for path in files {
-            let known = index.version(path.as_str()).is_some();
-            if known || !wait { self.changed.push(path) } else { self.new.push(path) }
-        }
-        while self.changed.len() >= CHUNK {
-            let chunk = self.changed.split_off(self.changed.len() - CHUNK);
-            self.thread.absorb_now(chunk);
+    fn differing(&mut self, files: Vec<(TenantPath, u64)>) {
+        for (path, size) in files {
+            let index = self.thread.edits.index();
+            if self.pairs && self.new.len() < MOST_NEW && index.version(path.as_str()).is_none() {
+                self.new.push(path);
+                continue;
+            }
+            self.changed.push(path);
+            self.bytes += size;
+            if self.changed.len() >= CHUNK || self.bytes >= CHUNK_BYTES {
+                self.bytes = 0;
+                self.thread.absorb_now(std::mem::take(&mut self.changed));
+            }
         }
     }
 }
@@ -402,9 +410,9 @@ impl Listener for Appeared<'_> {
         watch(self.watcher.as_deref_mut(), &self.status, directory);
     }
 
-    fn differing(&mut self, files: Vec<TenantPath>) {
+    fn differing(&mut self, files: Vec<(TenantPath, u64)>) {
         if self.files.len() <= MOST_DIRTY {
-            self.files.extend(files);
+            self.files.extend(files.into_iter().map(|(path, _)| path));
         }
     }
 }
