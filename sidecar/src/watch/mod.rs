@@ -9,13 +9,14 @@
 //! | [`thread`] | the loop: what is looked at when |
 //! | [`absorb`] | looking: renames, recording, pauses after failures |
 //! | [`halt`] | when nothing may count as deleted |
-//! | [`scan`] | listing a part of the tree |
+//! | [`scan`], [`list`] | listing a part of the tree, and what becomes of what it finds |
 //! | [`watcher`], [`support`] | inotify, and where it does not work |
 //! | [`settle`], [`gone`] | how long a path waits until it is looked at, and until it counts as gone |
 
 mod absorb;
 mod gone;
 mod halt;
+mod list;
 mod scan;
 mod settle;
 mod status;
