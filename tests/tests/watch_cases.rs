@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
-use winston_tests::process::{is_root, skip};
+use winston_tests::process::skip;
 use winston_tests::sidecar::{Setup, Sidecar, journal_lines};
 use winston_tests::wait::eventually;
 
@@ -347,10 +347,12 @@ impl Drop for Kernel {
 #[test]
 fn an_overflowing_queue_is_made_up_for_by_a_listing() -> Result<()> {
     // The limit counts for the instance that is opened while it holds.
-    let guard = match is_root().then(|| Kernel::set("/proc/sys/fs/inotify/max_queued_events", "16")) {
-        Some(Ok(guard)) => guard,
-        Some(Err(error)) => return Ok(skip("an_overflowing_queue_is_made_up_for_by_a_listing", &error.to_string())),
-        None => return Ok(skip("an_overflowing_queue_is_made_up_for_by_a_listing", "not root")),
+    let guard = match Kernel::set("/proc/sys/fs/inotify/max_queued_events", "16") {
+        Ok(guard) => guard,
+        Err(error) => {
+            skip("an_overflowing_queue_is_made_up_for_by_a_listing", &error.to_string());
+            return Ok(());
+        }
     };
     let setup = setup()?;
     fs::create_dir_all(setup.data().join("workspace"))?;
@@ -385,7 +387,8 @@ fn without_watches_left_the_rest_is_listed() -> Result<()> {
     };
     let tried = unshared("true").output()?;
     if !tried.status.success() {
-        return Ok(skip(test, String::from_utf8_lossy(&tried.stderr).trim()));
+        skip(test, String::from_utf8_lossy(&tried.stderr).trim());
+        return Ok(());
     }
     let sidecar = setup.wrapped(&["unshare", "-Ur", "sh", "-c", script]).start()?;
     let watch = watch(&sidecar)?;
