@@ -15,7 +15,7 @@ use crate::gateway::{self, GatewayConfig, GatewayHandle, Limits};
 use crate::http::{App, BODY_BUDGET_KIB, CONCURRENT_WRITES, HttpCounters, Server, Streams, TokenDigest};
 use crate::seeds;
 use crate::sync::{ControlClient, Engine, SyncStatus};
-use crate::watch::{Watch, WatchSettings, WatchStatus};
+use crate::watch::{Watch, WatchStatus};
 
 /// How long the first boot waits for files from control before it falls back to the seeds.
 const FIRST_FILES_TIME: Duration = Duration::from_secs(20);
@@ -67,7 +67,7 @@ pub(crate) async fn run(settings: Settings) -> Result<(), RunError> {
     };
     let server = tokio::spawn(Server::new(listener, Arc::new(app)).run(stopped));
 
-    let watching = WatchSettings { rescan: settings.rescan };
+    let watching = settings.watch;
     let (watched, status) = (Arc::clone(&edits), watch_status);
     let work = move || Watch::start(watched, watching, status);
     let watch =

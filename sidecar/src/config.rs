@@ -9,9 +9,10 @@ use tracing_subscriber::filter::Targets;
 use winston_wire::env::{Reader, Secret, Variable};
 use winston_wire::{GATEWAY_PORT, SIDECAR_PORT};
 
-use crate::fs::{Layout, TenantPath};
+use crate::fs::{Layout, Patterns, Selection, TenantPath};
 use crate::gateway::{Identity, inherited_environment};
 use crate::journal;
+use crate::watch::WatchSettings;
 
 /// Every variable that the sidecar reads for itself. What the gateway may inherit is listed in [`inherited_environment`].
 pub(crate) const VARIABLES: &[Variable] = &[
@@ -97,6 +98,26 @@ pub(crate) const VARIABLES: &[Variable] = &[
         meaning: "Seconds between full comparisons of disk and index.",
     },
     Variable {
+        name: "WINSTON_WATCH_EXCLUDE",
+        default: "",
+        meaning: "Patterns of what has no history, besides the defaults: gitignore syntax, separated by commas or newlines.",
+    },
+    Variable {
+        name: "WINSTON_WATCH_INCLUDE",
+        default: "",
+        meaning: "Patterns of what has a history in spite of the defaults and of `WINSTON_WATCH_EXCLUDE`. Never credentials or databases of the gateway.",
+    },
+    Variable {
+        name: "WINSTON_WATCH_MODE",
+        default: "auto",
+        meaning: "`polling`: list the tree instead of using inotify. `auto`: only on file systems where inotify does not see everything.",
+    },
+    Variable {
+        name: "WINSTON_POLL_SECONDS",
+        default: "5",
+        meaning: "Seconds between listings of what inotify does not cover.",
+    },
+    Variable {
         name: "WINSTON_LOG",
         default: "info",
         meaning: "What is logged: a level, or `target=level` pairs separated by commas.",
@@ -136,7 +157,7 @@ pub(crate) struct Settings {
     pub(crate) identity: Option<Identity>,
     pub(crate) max_file_bytes: u64,
     pub(crate) journal: journal::Limits,
-    pub(crate) rescan: Duration,
+    pub(crate) watch: WatchSettings,
     pub(crate) log: Targets,
 }
 
@@ -157,6 +178,10 @@ impl Settings {
         let layout = Layout {
             state: below(&mut reader, "OPENCLAW_STATE_DIR", &data_dir, ".openclaw"),
             workspace: below(&mut reader, "OPENCLAW_WORKSPACE_DIR", &data_dir, "workspace"),
+            selection: Selection {
+                exclude: patterns(&mut reader, "WINSTON_WATCH_EXCLUDE"),
+                include: patterns(&mut reader, "WINSTON_WATCH_INCLUDE"),
+            },
         };
         let listen = reader.parsed("WINSTON_SIDECAR_LISTEN", "an address and a port, for example 127.0.0.1:18790");
         let control_url = control_url(&mut reader);
@@ -175,7 +200,7 @@ impl Settings {
                 "WINSTON_JOURNAL_MAX_BYTES must be at least four times WINSTON_JOURNAL_SEGMENT_BYTES and twice WINSTON_MAX_FILE_BYTES",
             );
         }
-        let rescan = reader.parsed("WINSTON_RESCAN_SECONDS", "a number of seconds").unwrap_or(300);
+        let watch = watch(&mut reader);
         let log = reader.parsed("WINSTON_LOG", "a level or target=level pairs");
         let mistakes = reader.finish();
         if !mistakes.is_empty() {
@@ -193,7 +218,7 @@ impl Settings {
             identity,
             max_file_bytes,
             journal: journal::Limits { segment_bytes, max_bytes },
-            rescan: Duration::from_secs(rescan.clamp(1, MAX_RESCAN_SECONDS)),
+            watch,
             log: log.unwrap_or_else(|| Targets::new().with_default(tracing::Level::INFO)),
         })
     }
@@ -213,6 +238,31 @@ fn below(reader: &mut Reader<'_>, name: &str, data_dir: &Path, default: &str) ->
             TenantPath::default()
         }
     }
+}
+
+fn patterns(reader: &mut Reader<'_>, name: &str) -> Patterns {
+    let text = reader.text(name).unwrap_or_default();
+    Patterns::parse(&text).unwrap_or_else(|bad| {
+        bad.iter().for_each(|bad| reader.mistake(format!("{name}: {bad}")));
+        Patterns::default()
+    })
+}
+
+fn watch(reader: &mut Reader<'_>) -> WatchSettings {
+    let mut seconds = |name, default: u64| {
+        let seconds = reader.parsed(name, "a number of seconds").unwrap_or(default);
+        Duration::from_secs(seconds.clamp(1, MAX_RESCAN_SECONDS))
+    };
+    let (rescan, poll) = (seconds("WINSTON_RESCAN_SECONDS", 300), seconds("WINSTON_POLL_SECONDS", 5));
+    let events = match reader.text("WINSTON_WATCH_MODE").as_deref() {
+        None | Some("auto") => true,
+        Some("polling") => false,
+        Some(_) => {
+            reader.mistake("WINSTON_WATCH_MODE must be `auto` or `polling`");
+            true
+        }
+    };
+    WatchSettings { rescan, poll, events }
 }
 
 fn control_url(reader: &mut Reader<'_>) -> Option<Uri> {
@@ -296,6 +346,8 @@ mod tests {
             ("WINSTON_GATEWAY", "maybe"),
             ("WINSTON_GATEWAY_ENV", "MY_KEY,WINSTON_SIDECAR_TOKEN"),
             ("WINSTON_MAX_FILE_BYTES", "10MB"),
+            ("WINSTON_WATCH_EXCLUDE", "*.log,[a-"),
+            ("WINSTON_WATCH_MODE", "sometimes"),
         ])
         .err()
         .unwrap_or_default();
@@ -309,6 +361,8 @@ mod tests {
             "WINSTON_GATEWAY must",
             "WINSTON_GATEWAY_ENV",
             "WINSTON_MAX_FILE_BYTES",
+            "WINSTON_WATCH_EXCLUDE: `[a-`",
+            "WINSTON_WATCH_MODE",
         ] {
             assert!(mistakes.iter().any(|mistake| mistake.contains(name)), "{name} in {mistakes:?}");
         }

@@ -104,6 +104,13 @@ impl Setup {
         Ok(Ok(self))
     }
 
+    /// Lets a program start it: the sidecar's path becomes its last argument.
+    #[must_use]
+    pub fn wrapped(mut self, wrapper: &[&str]) -> Self {
+        self.wrapper = wrapper.iter().map(|argument| (*argument).to_owned()).collect();
+        self
+    }
+
     /// The command that would start it.
     pub fn command(&self) -> Result<Command> {
         let program = bin(self.program)?;

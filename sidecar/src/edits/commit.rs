@@ -5,24 +5,23 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use winston_wire::{Action, Change, ContentHash, Source, Timestamp};
 
 use super::{Author, Edits};
-use crate::fs::{Class, Stat, TenantPath};
-use crate::index::Version;
+use crate::fs::{Stat, TenantPath};
+use crate::index::{Update, Version};
 use crate::journal::{Content, JournalError, NewRecord};
 
 /// Bytes of contents after which a batch is committed before more is read.
 const LARGE_BATCH_BYTES: usize = 4 * 1024 * 1024;
 
+/// The same while files are read for their own sake: reading goes on while this is written.
+const PIPELINED_BYTES: usize = 1024 * 1024;
+const PIPELINED_RECORDS: usize = 256;
+
 /// Records that are not in the journal yet, and what the index will say once they are.
 #[derive(Default)]
 pub(super) struct Pending {
     records: Vec<NewRecord>,
-    index: Vec<IndexUpdate>,
+    index: Vec<Update>,
     bytes: usize,
-}
-
-enum IndexUpdate {
-    Seen { path: TenantPath, version: Version, stat: Stat, at_ns: i64 },
-    Gone { path: TenantPath },
 }
 
 /// A version of a file, about to be recorded.
@@ -44,6 +43,11 @@ impl Pending {
     /// Content after the newest record of a path, if there is a record of it here.
     pub(super) fn newest(&self, path: &TenantPath) -> Option<Option<ContentHash>> {
         self.records.iter().rev().find(|record| record.path == path.as_str()).map(|record| record.hash)
+    }
+
+    /// Enough to be worth a flush of its own while more is read.
+    pub(super) fn is_worth_a_flush(&self) -> bool {
+        self.bytes > PIPELINED_BYTES || self.records.len() >= PIPELINED_RECORDS
     }
 
     pub(super) fn is_large(&self) -> bool {
@@ -85,12 +89,45 @@ impl Pending {
             content_omitted: false,
             content: Content::None,
         });
-        self.index.push(IndexUpdate::Gone { path: path.clone() });
+        self.index.push(Update::Gone { path: path.clone() });
+    }
+
+    /// A file got another path; its content is the same. `previous` is the content that the path `to` had before. `stat` is the file's as it is
+    /// now, read at `at_ns`.
+    #[allow(clippy::too_many_arguments)] // Each is a fact of the one record.
+    pub(super) fn renamed(
+        &mut self,
+        from: &TenantPath,
+        to: &TenantPath,
+        author: &Author,
+        hash: Option<ContentHash>,
+        previous: Option<ContentHash>,
+        size: u64,
+        stat: Stat,
+        at_ns: i64,
+    ) {
+        self.records.push(NewRecord {
+            timestamp: Timestamp::now(),
+            path: to.as_str().to_owned(),
+            previous_path: Some(from.as_str().to_owned()),
+            source: author.source,
+            action: Action::Rename,
+            actor: author.actor.clone(),
+            hash,
+            previous_hash: previous,
+            size: Some(size),
+            generation: author.generation,
+            content_omitted: hash.is_none(),
+            // The record that made the version has it.
+            content: Content::None,
+        });
+        self.index.push(Update::Gone { path: from.clone() });
+        self.seen(to, Version { hash, source: author.source }, stat, at_ns);
     }
 
     /// A version is on disk under this stat, as read at `at_ns`.
     pub(super) fn seen(&mut self, path: &TenantPath, version: Version, stat: Stat, at_ns: i64) {
-        self.index.push(IndexUpdate::Seen { path: path.clone(), version, stat, at_ns });
+        self.index.push(Update::Seen { path: path.clone(), version, stat, at_ns });
     }
 }
 
@@ -99,15 +136,8 @@ impl Edits {
     pub(super) fn commit(&self, pending: Pending) -> Result<Vec<Change>, JournalError> {
         let Pending { records, index, .. } = pending;
         let changes = if records.is_empty() { Vec::new() } else { self.journal.append(records)? };
-        for update in index {
-            match update {
-                IndexUpdate::Seen { path, version, stat, at_ns } if self.layout.class(&path) == Class::Tracked => {
-                    self.index.insert(path.as_str(), version, &stat, at_ns);
-                }
-                IndexUpdate::Seen { .. } => {}
-                IndexUpdate::Gone { path } => self.index.remove(path.as_str()),
-            }
-        }
+        let seqs = changes.first().zip(changes.last()).map(|(first, last)| first.seq..=last.seq);
+        self.index.apply(seqs, index);
         Ok(changes)
     }
 }

@@ -67,6 +67,7 @@ impl Edits {
             });
         }
         let at_ns = now_ns();
+        self.hashed.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let seen = match self.root.open_file(path) {
             Ok(opened) => Seen::read(opened, self.max_file_bytes)?,
             Err(FsError::NotFound) => {

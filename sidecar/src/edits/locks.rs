@@ -33,9 +33,4 @@ impl PathLocks {
         let shards: std::collections::BTreeSet<_> = paths.map(|path| self.shard(path)).collect();
         self.take(shards.into_iter())
     }
-
-    /// Locks every path.
-    pub(super) fn lock_all(&self) -> Guards<'_> {
-        self.take(0..SHARDS)
-    }
 }

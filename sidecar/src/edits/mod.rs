@@ -3,6 +3,7 @@
 //! Everything here is synchronous and is called from blocking threads; the order of steps is what makes it safe, and it can be read from
 //! top to bottom. `docs/ARCHITECTURE.md` tells the same story in prose.
 
+mod absorb;
 mod commit;
 mod delete;
 mod examine;
@@ -13,7 +14,6 @@ mod recover;
 mod staging;
 mod swap;
 
-use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -24,6 +24,7 @@ use crate::fs::{Class, EntryKind, FsError, Layout, Root, TenantPath};
 use crate::index::{Index, Version};
 use crate::journal::{self, Journal, JournalError};
 
+pub(crate) use absorb::Move;
 use locks::PathLocks;
 use staging::Staging;
 
@@ -104,18 +105,12 @@ pub(crate) struct Edits {
     locks: PathLocks,
     max_file_bytes: u64,
     data_flushes: AtomicU64,
+    hashed: AtomicU64,
     /// What an earlier process left half done has been settled.
     is_settled: AtomicBool,
+    /// The tree has been compared with the index once since the start.
+    is_compared: AtomicBool,
     settling: Mutex<()>,
-}
-
-/// What [`Edits::absorb`] could not finish with.
-#[derive(Debug, Default)]
-pub(crate) struct Unfinished {
-    /// Changed while they were read: worth another look soon.
-    pub(crate) unstable: Vec<TenantPath>,
-    /// Could not be looked at: worth another look when the reason may have gone.
-    pub(crate) failed: Vec<TenantPath>,
 }
 
 impl Edits {
@@ -129,6 +124,7 @@ impl Edits {
         let opening = Journal::identify(&root)?;
         let index = Index::load(&root.internal_dir(".winston")?, opening.epoch());
         let journal = opening.open(limits, &mut |record| index.replay(&record.change))?;
+        index.replayed(journal.head_seq());
         let staging = Staging::open(&root)?;
         let edits = Self {
             root,
@@ -139,7 +135,9 @@ impl Edits {
             locks: PathLocks::new(),
             max_file_bytes,
             data_flushes: AtomicU64::new(0),
+            hashed: AtomicU64::new(0),
             is_settled: AtomicBool::new(false),
+            is_compared: AtomicBool::new(false),
             settling: Mutex::new(()),
         };
         if let Err(error) = edits.settled() {
@@ -178,36 +176,13 @@ impl Edits {
         self.data_flushes.load(Ordering::Relaxed)
     }
 
-    fn count_flush(&self) {
-        self.data_flushes.fetch_add(1, Ordering::Relaxed);
+    /// Files whose content was read to compare it, so far.
+    pub(crate) fn hashed(&self) -> u64 {
+        self.hashed.load(Ordering::Relaxed)
     }
 
-    /// Compares paths with the index and records what the agent did. Blocking.
-    pub(crate) fn absorb(&self, paths: &[TenantPath]) -> Result<Unfinished, JournalError> {
-        self.settled()?;
-        let _locks = self.locks.lock(paths.iter().map(TenantPath::as_str));
-        let mut pending = commit::Pending::default();
-        let mut unfinished = Unfinished::default();
-        for path in paths {
-            if self.layout.class(path) != Class::Tracked {
-                continue;
-            }
-            match self.examine(path, &mut pending) {
-                Ok(current) if current.unstable => unfinished.unstable.push(path.clone()),
-                Ok(_) => {}
-                // Something else than a file has no history; that a file is gone has been noted.
-                Err(error) if error.is_about_the_path() => {}
-                Err(error) => {
-                    tracing::warn!(path = %path, %error, "could not look at a changed file; trying again");
-                    unfinished.failed.push(path.clone());
-                }
-            }
-            if pending.is_large() {
-                self.commit(std::mem::take(&mut pending))?;
-            }
-        }
-        self.commit(pending)?;
-        Ok(unfinished)
+    fn count_flush(&self) {
+        self.data_flushes.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Last recorded version of a path, once no edit of it is under way. Blocking.
@@ -216,18 +191,10 @@ impl Edits {
         self.index.version(path.as_str())
     }
 
-    /// Indexed files that a listing of `directory` and everything below it did not show.
-    pub(crate) fn vanished(&self, directory: &TenantPath, present: &HashSet<Box<str>>) -> Vec<TenantPath> {
-        let missing = self.index.missing(directory.as_str(), present);
-        missing.iter().filter_map(|path| TenantPath::parse(path).ok()).collect()
-    }
-
     /// Writes the index to disk. Blocking.
     pub(crate) fn save_index(&self) -> Result<(), JournalError> {
-        let _locks = self.locks.lock_all();
-        let head = self.journal.head_seq();
         let internal = self.root.internal_dir(".winston")?;
-        self.index.save(&internal, self.journal.epoch(), head)?;
+        self.index.save(&internal, self.journal.epoch())?;
         Ok(())
     }
 

@@ -3,11 +3,15 @@
 mod class;
 mod durable;
 mod path;
+mod pattern;
 mod root;
 mod walk;
 
-pub(crate) use class::{Class, Layout};
-pub(crate) use durable::replace_file;
+pub(crate) use class::{Class, Layout, Selection};
+pub(crate) use durable::{replace_file, replace_file_by};
 pub(crate) use path::{PathError, TenantPath};
-pub(crate) use root::{EntryKind, FsError, Opened, Root, Stat, is_unsupported, rename, rename_back, stat_at, unlink};
+pub(crate) use pattern::Patterns;
+pub(crate) use root::{
+    DirEntry, EntryKind, FsError, Opened, Root, Stat, is_unsupported, rename, rename_back, stat_at, unlink,
+};
 pub(crate) use walk::{Found, MAX_LEVELS, Walk};

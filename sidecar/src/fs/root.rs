@@ -234,6 +234,11 @@ impl Root {
         same().unwrap_or(false)
     }
 
+    /// What kind of file system this is; `None` when it does not say.
+    pub(crate) fn file_system(&self) -> Option<rustix::fs::StatFs> {
+        rustix::fs::fstatfs(&self.dir).ok()
+    }
+
     /// `openat2` below the root. `EAGAIN` means that something was renamed during resolution; the kernel asks to try again.
     fn resolve(&self, path: &str, flags: OFlags) -> Result<OwnedFd, FsError> {
         let path = if path.is_empty() { "." } else { path };

@@ -12,6 +12,7 @@
 //! | `GET /changes` | [`routes::changes`] |
 //! | `/winston/*` (`/winston/health` without a token) | [`routes::winston`] |
 //! | `GET /gateway`, `GET /gateway/logs?limit=` | [`routes::gateway`] |
+//! | `POST /watch/accept` | [`routes::watch`] |
 //! | `POST /gateway/start`, `/gateway/stop`, `/gateway/restart` | [`routes::gateway`] |
 
 use http::{Method, Request, Response};
@@ -82,6 +83,12 @@ pub(super) async fn route(app: &App, request: Request<Incoming>) -> Result<Respo
         "/gateway/logs" => {
             get(&request, "GET, HEAD")?;
             Ok(routes::gateway::logs(app, &Query::parse(request.uri().query())?))
+        }
+        "/watch/accept" => {
+            if request.method() != Method::POST {
+                return Err(ApiError::method("POST"));
+            }
+            routes::watch::accept(app)
         }
         "/gateway/start" => order(app, &request, Order::Start).await,
         "/gateway/stop" => order(app, &request, Order::Stop).await,

@@ -322,7 +322,6 @@ impl Journal {
     }
 
     /// The change with this number, if it can still be read. Blocking, unless it is among the recent ones.
-    #[allow(dead_code, reason = "for comparing with control and for following changes")]
     pub(crate) fn change_at(&self, seq: u64) -> Option<Change> {
         if seq == 0 || seq > self.head_seq() {
             return None;
@@ -331,13 +330,6 @@ impl Journal {
             let batch = self.read(&mut Cursor::after(seq - 1), 1, 1).ok()?;
             batch.records.into_iter().next().map(|record| record.change).filter(|change| change.seq == seq)
         })
-    }
-
-    /// Oldest sequence number that is still here; one more than the last when nothing is. Single numbers from there on may be
-    /// damaged. Blocking.
-    #[allow(dead_code, reason = "for comparing with control and for following changes")]
-    pub(crate) fn first_seq(&self) -> Result<u64, JournalError> {
-        Ok(segment::list(&self.dirs)?.first().copied().unwrap_or(self.head_seq() + 1))
     }
 
     /// Control has committed everything up to `seq`: remembers it and removes what is needed no more. Blocking.

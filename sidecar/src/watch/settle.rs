@@ -37,6 +37,28 @@ impl Settling {
         self.set(path, now, now + delay);
     }
 
+    /// Number of dirty paths.
+    pub(super) fn len(&self) -> usize {
+        self.dirty.len()
+    }
+
+    /// Whether nothing is dirty.
+    pub(super) fn is_empty(&self) -> bool {
+        self.dirty.is_empty()
+    }
+
+    /// Everything is due now.
+    pub(super) fn hurry(&mut self, now: Instant) {
+        self.queue = std::mem::take(&mut self.queue).into_iter().map(|(_, path)| (now, path)).collect();
+        self.dirty.values_mut().for_each(|marked| marked.due = now);
+    }
+
+    /// Forgets everything.
+    pub(super) fn clear(&mut self) {
+        self.dirty = HashMap::new();
+        self.queue.clear();
+    }
+
     fn set(&mut self, path: TenantPath, first: Instant, due: Instant) {
         if let Some(before) = self.dirty.insert(path.clone(), Marked { first, due }) {
             self.queue.remove(&(before.due, path.clone()));

@@ -11,6 +11,7 @@ pub(super) mod metrics;
 mod old_names;
 pub(super) mod search;
 pub(super) mod status;
+pub(super) mod watch;
 pub(super) mod winston;
 
 use http::header::CONTENT_TYPE;

@@ -35,10 +35,21 @@ struct Journal {
 
 #[derive(Serialize)]
 struct Watch {
+    /// Files with a history.
     files: usize,
-    rescans: u64,
+    mode: &'static str,
     polling: bool,
     halted: bool,
+    /// Why it is halted or polls.
+    reason: Option<String>,
+    /// Full listings, and names looked at in listings, since the start.
+    rescans: u64,
+    examined: u64,
+    /// Files whose content was read to compare it, since the start.
+    hashed: u64,
+    /// In the last full listing.
+    directories: u64,
+    unwatched: u64,
 }
 
 pub(in super::super) fn status(app: &App) -> Response<Body> {
@@ -58,9 +69,15 @@ pub(in super::super) fn status(app: &App) -> Response<Body> {
         },
         watch: Watch {
             files: app.edits.index().len(),
-            rescans: app.watch.rescans(),
+            mode: app.watch.mode(),
             polling: app.watch.polling(),
             halted: app.watch.halted(),
+            reason: app.watch.reason(),
+            rescans: app.watch.rescans(),
+            examined: app.watch.examined(),
+            hashed: app.edits.hashed(),
+            directories: app.watch.directories(),
+            unwatched: app.watch.unwatched(),
         },
         sync: app.sync.report(),
         gateway: app.gateway.status(),

@@ -1,0 +1,139 @@
+//! What the agent did to its files, found by comparing them with the index; and what the files amount to.
+
+use std::sync::atomic::Ordering;
+use std::thread::ScopedJoinHandle;
+
+use winston_wire::{ManifestFile, ManifestSummary};
+
+use super::Edits;
+use super::commit::{Pending, agent, now_ns};
+use super::examine::Seen;
+use crate::fs::{Class, FsError, TenantPath};
+use crate::index::Version;
+use crate::journal::JournalError;
+
+/// What [`Edits::absorb`] could not finish with.
+#[derive(Debug, Default)]
+pub(crate) struct Unfinished {
+    /// Changed while they were read: worth another look soon.
+    pub(crate) unstable: Vec<TenantPath>,
+    /// Could not be looked at: worth another look when the reason may have gone.
+    pub(crate) failed: Vec<TenantPath>,
+}
+
+/// A file that seems to have been renamed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Move {
+    /// Recorded there, and gone.
+    pub(crate) from: TenantPath,
+    /// New there.
+    pub(crate) to: TenantPath,
+}
+
+fn ended(commit: ScopedJoinHandle<'_, Result<(), JournalError>>) -> Result<(), JournalError> {
+    // A panic there is a defect; the paths are looked at again.
+    commit.join().unwrap_or(Err(JournalError::Closed))
+}
+
+impl Edits {
+    /// Compares paths with the index and records what the agent did. `moves` are renames to be proven; what they do not prove is recorded as
+    /// a file that is gone and another that is new. Blocking.
+    pub(crate) fn absorb(&self, paths: &[TenantPath], moves: &[Move]) -> Result<Unfinished, JournalError> {
+        self.settled()?;
+        let ends = moves.iter().flat_map(|Move { from, to }| [from, to]);
+        let _locks = self.locks.lock(paths.iter().chain(ends).map(TenantPath::as_str));
+        let mut pending = Pending::default();
+        let mut unfinished = Unfinished::default();
+        for Move { from, to } in moves {
+            if !self.absorb_move(from, to, &mut pending) {
+                // The new file first: a reader of the journal sees the content under some name at any time.
+                self.absorb_path(to, &mut pending, &mut unfinished);
+                self.absorb_path(from, &mut pending, &mut unfinished);
+            }
+            if pending.is_large() {
+                self.commit(std::mem::take(&mut pending))?;
+            }
+        }
+        std::thread::scope(|scope| {
+            // One commit at a time, and in order, while the next files are read.
+            let mut running: Option<ScopedJoinHandle<'_, Result<(), JournalError>>> = None;
+            for path in paths {
+                self.absorb_path(path, &mut pending, &mut unfinished);
+                if pending.is_worth_a_flush() {
+                    running.take().map_or(Ok(()), ended)?;
+                    let full = std::mem::take(&mut pending);
+                    running = Some(scope.spawn(move || self.commit(full).map(drop)));
+                }
+            }
+            running.map_or(Ok(()), ended)
+        })?;
+        self.commit(pending)?;
+        Ok(unfinished)
+    }
+
+    fn absorb_path(&self, path: &TenantPath, pending: &mut Pending, unfinished: &mut Unfinished) {
+        if self.layout.class(path) != Class::Tracked {
+            return;
+        }
+        match self.examine(path, pending) {
+            Ok(current) if current.unstable => unfinished.unstable.push(path.clone()),
+            Ok(_) => {}
+            // Something else than a file has no history; that a file is gone has been noted.
+            Err(error) if error.is_about_the_path() => {}
+            Err(error) => {
+                tracing::warn!(path = %path, %error, "could not look at a changed file; trying again");
+                unfinished.failed.push(path.clone());
+            }
+        }
+    }
+
+    /// Records a rename, if it is one: the old name is gone, the new one had no version, and the file there is the recorded one by inode, size
+    /// and modification time, has no other name and has the recorded content. The caller holds both locks.
+    fn absorb_move(&self, from: &TenantPath, to: &TenantPath, pending: &mut Pending) -> bool {
+        let proven = || -> Result<Option<(Version, Seen)>, FsError> {
+            let tracked = |path| self.layout.class(path) == Class::Tracked;
+            let Some(record) = self.index.record(from.as_str()).filter(|record| record.version.hash.is_some()) else {
+                return Ok(None);
+            };
+            if !tracked(from) || !tracked(to) || self.index.version(to.as_str()).is_some() {
+                return Ok(None);
+            }
+            if self.root.stat(from)?.is_some() {
+                return Ok(None);
+            }
+            let opened = self.root.open_file(to)?;
+            let stat = &opened.stat;
+            let same = (stat.ino, stat.size, stat.mtime_ns) == (record.ino, record.size, record.mtime_ns);
+            if !same || stat.links != 1 {
+                return Ok(None);
+            }
+            // Times can be set at will, so the content decides.
+            let seen = Seen::read(opened, self.max_file_bytes)?;
+            Ok((!seen.unstable && seen.hash == record.version.hash).then_some((record.version, seen)))
+        };
+        let at_ns = now_ns();
+        // Whatever went wrong goes wrong again, and is told, when the two are looked at one by one.
+        let Ok(Some((version, seen))) = proven() else { return false };
+        pending.renamed(from, to, &agent(), version.hash, None, seen.stat.size, seen.stat, at_ns);
+        true
+    }
+
+    /// The tree has been compared with the index, so that the index says what is on disk.
+    pub(crate) fn compared(&self) {
+        self.is_compared.store(true, Ordering::Release);
+    }
+
+    /// All files with a history in one number, with the record up to which it is exact; `None` until the tree has been compared once. Cheap.
+    #[allow(dead_code)] // For the sync with control.
+    pub(crate) fn manifest(&self) -> Option<ManifestSummary> {
+        self.is_compared.load(Ordering::Acquire).then(|| self.index.manifest()).flatten()
+    }
+
+    /// Up to `limit` files behind `after` (or from the first), by the bytes of their paths; and the path with which the range ends, `None` when it
+    /// reaches to the last file. It is the files of a manifest as long as [`Edits::manifest`] says the same before and after. Short, but takes a lock:
+    /// call it from a blocking thread.
+    #[allow(dead_code)] // For the sync with control.
+    pub(crate) fn manifest_range(&self, after: Option<&str>, limit: usize) -> (Vec<ManifestFile>, Option<String>) {
+        self.index.range(after, limit)
+    }
+}
