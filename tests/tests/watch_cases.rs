@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
@@ -325,48 +325,6 @@ fn polling_finds_everything_too() -> Result<()> {
     sidecar.wait_for_history("workspace/e/a.md", &["agent rename"])?;
     fs::remove_file(sidecar.data().join("workspace/e/a.md"))?;
     sidecar.wait_for_history("workspace/e/a.md", &["agent rename", "agent delete"])
-}
-
-/// A kernel setting, put back when the guard goes.
-struct Kernel(PathBuf, String);
-
-impl Kernel {
-    fn set(path: &str, value: &str) -> Result<Self> {
-        let before = fs::read_to_string(path)?;
-        fs::write(path, value)?;
-        Ok(Self(path.into(), before))
-    }
-}
-
-impl Drop for Kernel {
-    fn drop(&mut self) {
-        let _ = fs::write(&self.0, &self.1);
-    }
-}
-
-#[test]
-fn an_overflowing_queue_is_made_up_for_by_a_listing() -> Result<()> {
-    // The limit counts for the instance that is opened while it holds.
-    let guard = match Kernel::set("/proc/sys/fs/inotify/max_queued_events", "16") {
-        Ok(guard) => guard,
-        Err(error) => {
-            skip("an_overflowing_queue_is_made_up_for_by_a_listing", &error.to_string());
-            return Ok(());
-        }
-    };
-    let setup = setup()?;
-    fs::create_dir_all(setup.data().join("workspace"))?;
-    let sidecar = setup.start()?;
-    drop(guard);
-    sidecar.pause()?;
-    for file in 0..500 {
-        sidecar.agent_writes(&format!("workspace/{file}.md"), format!("{file}"))?;
-    }
-    sidecar.resume()?;
-    let watch = wait_for_watch(&sidecar, "all are recorded", |watch| watch["files"] == 500)?;
-    assert!(watch["rescans"].as_u64() >= Some(2), "{watch}");
-    assert_eq!(actions(sidecar.data())?, [("create".to_owned(), 500)].into());
-    Ok(())
 }
 
 #[test]
