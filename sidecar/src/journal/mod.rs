@@ -17,6 +17,7 @@ mod replay;
 mod segment;
 mod writer;
 
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -75,6 +76,8 @@ pub(crate) struct Journal {
     corrupt: u64,
     /// Held from writing a content in `.winston/objects/` until its record is in the journal, and while contents are removed.
     objects: Mutex<()>,
+    /// Contents in `.winston/objects/` that a record is about to need, with the number of their holders.
+    kept: Mutex<HashMap<ContentHash, usize>>,
 }
 
 /// Open handles on the journal's directories.
@@ -117,7 +120,7 @@ impl Opening {
             flushes: Arc::clone(&flushes),
         })?;
         let (epoch, objects) = (Mutex::new(epoch), Mutex::new(()));
-        Ok(Journal { epoch, dirs, writer, head, ledger, flushes, corrupt: replayed.corrupt, objects })
+        Ok(Journal { epoch, dirs, writer, head, ledger, flushes, corrupt: replayed.corrupt, objects, kept: Mutex::default() })
     }
 }
 
@@ -166,6 +169,35 @@ impl Journal {
         self.writer.append(records)
     }
 
+    /// Stores a content durably ahead of its record, which then says [`Content::Stored`]. It stays until [`Journal::release_objects`]
+    /// even when nothing else needs it. Blocking.
+    pub(crate) fn keep_object(&self, hash: ContentHash, bytes: &[u8]) -> Result<(), JournalError> {
+        let _held = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        segment::write_object(&self.dirs, hash, bytes)?;
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner).entry(hash).or_default() += 1;
+        Ok(())
+    }
+
+    /// Ends [`Journal::keep_object`], once per call of it: from now on a content stays only if a record needs it. Blocking.
+    pub(crate) fn release_objects(&self, hashes: &[ContentHash]) {
+        let _held = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        for hash in hashes {
+            let holders = kept.get(hash).copied().unwrap_or_default();
+            if holders > 1 {
+                kept.insert(*hash, holders - 1);
+                continue;
+            }
+            kept.remove(hash);
+            if !self.ledger.needs(*hash)
+                && let Err(error) = segment::remove_object(&self.dirs, *hash)
+            {
+                // The next start removes it.
+                tracing::warn!(%hash, %error, "could not remove a content that nothing needs");
+            }
+        }
+    }
+
     /// Last durable sequence number; changes when records are appended.
     pub(crate) fn head(&self) -> watch::Receiver<u64> {
         self.head.clone()
@@ -202,7 +234,9 @@ impl Journal {
     pub(crate) fn acknowledge(&self, seq: u64, index_saved: u64) -> Result<(), JournalError> {
         {
             let _held = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
-            for hash in self.ledger.acknowledge(seq) {
+            let released = self.ledger.acknowledge(seq);
+            let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            for hash in released.into_iter().filter(|hash| !kept.contains_key(hash)) {
                 segment::remove_object(&self.dirs, hash)?;
             }
         }
