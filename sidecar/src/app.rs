@@ -61,6 +61,7 @@ pub(crate) async fn run(settings: Settings) -> Result<(), RunError> {
         sync,
         writes: Arc::new(Semaphore::new(CONCURRENT_WRITES)),
         body_budget: Arc::new(Semaphore::new(BODY_BUDGET_KIB)),
+        max_archive_bytes: settings.max_archive_bytes,
     };
     let (stop, stopped) = watch::channel(false);
     let server = tokio::spawn(Server::new(listener, Arc::new(app)).run(stopped));

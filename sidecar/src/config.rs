@@ -81,6 +81,11 @@ pub(crate) const VARIABLES: &[Variable] = &[
         meaning: "Largest file, in bytes, that the API writes and that history keeps with its content.",
     },
     Variable {
+        name: "WINSTON_MAX_ARCHIVE_BYTES",
+        default: "268435456",
+        meaning: "Most bytes of one uploaded archive, and of the files in it.",
+    },
+    Variable {
         name: "WINSTON_JOURNAL_SEGMENT_BYTES",
         default: "8388608",
         meaning: "Size, in bytes, after which the journal starts a new segment.",
@@ -129,6 +134,7 @@ pub(crate) struct Settings {
     pub(crate) gateway: Option<GatewaySettings>,
     pub(crate) identity: Option<Identity>,
     pub(crate) max_file_bytes: u64,
+    pub(crate) max_archive_bytes: u64,
     pub(crate) segment_bytes: u64,
     pub(crate) rescan: Duration,
     pub(crate) log: Targets,
@@ -161,6 +167,8 @@ impl Settings {
         if !(1..=MAX_FILE_BYTES).contains(&max_file_bytes) {
             reader.mistake(format!("WINSTON_MAX_FILE_BYTES must be between 1 and {MAX_FILE_BYTES}"));
         }
+        let max_archive_bytes =
+            reader.parsed("WINSTON_MAX_ARCHIVE_BYTES", "a number of bytes").unwrap_or(256 * 1024 * 1024);
         let segment_bytes =
             reader.parsed("WINSTON_JOURNAL_SEGMENT_BYTES", "a number of bytes").unwrap_or(8 * 1024 * 1024);
         let rescan = reader.parsed("WINSTON_RESCAN_SECONDS", "a number of seconds").unwrap_or(300);
@@ -180,6 +188,7 @@ impl Settings {
             gateway,
             identity,
             max_file_bytes,
+            max_archive_bytes,
             segment_bytes,
             rescan: Duration::from_secs(rescan.clamp(1, MAX_RESCAN_SECONDS)),
             log: log.unwrap_or_else(|| Targets::new().with_default(tracing::Level::INFO)),

@@ -22,6 +22,7 @@ pub struct Setup {
     dir: Arc<TempDir>,
     data: PathBuf,
     token: String,
+    program: &'static str,
     environment: Vec<(String, String)>,
     /// Program and arguments that run before the sidecar in its place.
     wrapper: Vec<String>,
@@ -33,7 +34,8 @@ impl Setup {
         let dir = Arc::new(tempfile::tempdir()?);
         let data = dir.path().join("data");
         std::fs::create_dir(&data)?;
-        Ok(Self { dir, data, token: TEST_TOKEN.to_owned(), environment: Vec::new(), wrapper: Vec::new() })
+        let (token, program) = (TEST_TOKEN.to_owned(), "winston-sidecar");
+        Ok(Self { dir, data, token, program, environment: Vec::new(), wrapper: Vec::new() })
     }
 
     /// Sets a variable.
@@ -49,6 +51,14 @@ impl Setup {
     pub fn token(mut self, token: &str) -> Self {
         token.clone_into(&mut self.token);
         self
+    }
+
+    /// The build with failpoints, and what is to fail (see `sidecar/src/failpoint.rs`); or why that cannot be done here.
+    pub fn failpoints(mut self, points: &str) -> Result<Self, String> {
+        self.program = "winston-sidecar-failpoints";
+        bin(self.program)
+            .map_err(|error| format!("{error:#}, with the feature `failpoints`, and copy it to that name"))?;
+        Ok(self.env("WINSTON_FAILPOINTS", points))
     }
 
     /// Another data directory than the one that was made.
@@ -93,7 +103,7 @@ impl Setup {
 
     /// The command that would start it.
     pub fn command(&self) -> Result<Command> {
-        let program = bin("winston-sidecar")?;
+        let program = bin(self.program)?;
         let mut command = match self.wrapper.split_first() {
             Some((wrapper, arguments)) => {
                 let mut command = Command::new(wrapper);

@@ -27,7 +27,6 @@ use crate::index::{Index, Version};
 use crate::journal::{Journal, JournalError};
 
 pub(crate) use transaction::{Outcome, SetError, Transaction};
-pub(crate) use tree::{Copied, Removed, Renamed};
 
 use locks::PathLocks;
 use put::{NEW_CONFIG_MODE, NEW_FILE_MODE};

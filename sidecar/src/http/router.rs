@@ -6,6 +6,9 @@
 //! | `GET /status` | [`routes::status`] |
 //! | `GET /files?path=` | [`routes::list`] |
 //! | `GET`, `PUT`, `DELETE /files/<path>` | [`routes::files`] |
+//! | `POST /files/<path>?op=`, `DELETE` of directories | [`routes::ops`] |
+//! | `POST /batch` | [`routes::batch`] |
+//! | `PUT /archive/<directory>` | [`routes::extract`] |
 //! | `GET /changes?limit=` | [`routes::changes`] |
 //! | `GET /gateway`, `GET /gateway/logs?limit=` | [`routes::gateway`] |
 //! | `POST /gateway/start`, `/gateway/stop`, `/gateway/restart` | [`routes::gateway`] |
@@ -34,7 +37,14 @@ pub(super) async fn route(app: &App, request: Request<Incoming>) -> Result<Respo
         let encoded = encoded.to_owned();
         return routes::files::file(app, &encoded, request).await;
     }
+    if request.method() == Method::PUT
+        && let Some(encoded) = path.strip_prefix("/archive/")
+    {
+        let encoded = encoded.to_owned();
+        return routes::extract::extract(app, &encoded, request).await;
+    }
     match path {
+        "/batch" => routes::batch::batch(app, request).await,
         "/status" => {
             get(&request, "GET, HEAD")?;
             Ok(routes::status::status(app))

@@ -120,7 +120,17 @@ impl Opening {
             flushes: Arc::clone(&flushes),
         })?;
         let (epoch, objects) = (Mutex::new(epoch), Mutex::new(()));
-        Ok(Journal { epoch, dirs, writer, head, ledger, flushes, corrupt: replayed.corrupt, objects, kept: Mutex::default() })
+        Ok(Journal {
+            epoch,
+            dirs,
+            writer,
+            head,
+            ledger,
+            flushes,
+            corrupt: replayed.corrupt,
+            objects,
+            kept: Mutex::default(),
+        })
     }
 }
 

@@ -66,9 +66,24 @@ pub(crate) struct Outcome {
 }
 
 enum Op {
-    Put { path: TenantPath, hash: ContentHash, size: u64, content: Content, precondition: Precondition, mode: Option<u32> },
-    Delete { path: TenantPath, precondition: Precondition },
-    Move { from: TenantPath, to: TenantPath, source: Precondition, target: Precondition },
+    Put {
+        path: TenantPath,
+        hash: ContentHash,
+        size: u64,
+        content: Content,
+        precondition: Precondition,
+        mode: Option<u32>,
+    },
+    Delete {
+        path: TenantPath,
+        precondition: Precondition,
+    },
+    Move {
+        from: TenantPath,
+        to: TenantPath,
+        source: Precondition,
+        target: Precondition,
+    },
 }
 
 /// A set of edits that is being put together. Dropping it undoes the staging.
@@ -108,11 +123,6 @@ impl Edits {
 }
 
 impl Transaction<'_> {
-    /// Operations so far.
-    pub(crate) fn len(&self) -> usize {
-        self.ops.len()
-    }
-
     fn slot(&self, index: usize) -> String {
         slot(&self.id, index)
     }

@@ -13,7 +13,7 @@ use super::intent::{self, Set};
 use super::steps::{Identity, Step};
 use super::{Op, Outcome, SetError, Transaction, at};
 use crate::failpoint;
-use crate::fs::{FsError, Stat, TenantPath};
+use crate::fs::{EntryKind, FsError, Stat, TenantPath};
 use crate::index::Version;
 use crate::journal::Content;
 
@@ -191,8 +191,11 @@ impl Transaction<'_> {
         }
         let mut missing = Vec::new();
         for directory in wanted {
-            if self.edits.root.stat(&directory)?.is_none() {
-                missing.push(directory);
+            match self.edits.root.stat(&directory)?.map(|stat| stat.kind) {
+                None => missing.push(directory),
+                Some(EntryKind::Directory) => {}
+                Some(EntryKind::Symlink) => return Err(FsError::Escape),
+                Some(_) => return Err(FsError::NotADirectory),
             }
         }
         // A prefix sorts before what it is a prefix of, so parents come first.

@@ -16,7 +16,15 @@ pub(in super::super) enum Step {
     /// The file goes to the slot.
     Delete { slot: String, path: TenantPath },
     /// The file (inode `ino`) goes to `to`; what was there goes to the slot.
-    Move { slot: String, from: TenantPath, to: TenantPath, ino: u64, hash: Option<ContentHash>, size: u64, replaces: bool },
+    Move {
+        slot: String,
+        from: TenantPath,
+        to: TenantPath,
+        ino: u64,
+        hash: Option<ContentHash>,
+        size: u64,
+        replaces: bool,
+    },
     /// The directory (inode `ino`) goes to `to`, where nothing is.
     MoveDirectory { from: TenantPath, to: TenantPath, ino: u64 },
     /// The directory goes to the slot.

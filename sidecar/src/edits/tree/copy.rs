@@ -1,7 +1,7 @@
 //! Copying a file or a directory.
 
 use super::super::{Author, EditError, Edits, Precondition, SetError};
-use crate::fs::{Class, EntryKind, FsError, TenantPath};
+use crate::fs::{EntryKind, FsError, TenantPath};
 
 /// Most bytes of one copy.
 const MAX_COPY_BYTES: u64 = 256 * 1024 * 1024;
@@ -11,7 +11,7 @@ const MAX_COPY_BYTES: u64 = 256 * 1024 * 1024;
 pub(crate) struct Copied {
     pub(crate) files: usize,
     pub(crate) bytes: u64,
-    /// Links, special files and what is not served: left out.
+    /// Links and special files: left out.
     pub(crate) skipped: Vec<String>,
     /// Content, when one file was copied.
     pub(crate) hash: Option<winston_wire::ContentHash>,
@@ -60,7 +60,7 @@ impl Edits {
                     return Err(EditError::IntoItself);
                 }
                 set.directory(to.clone())?;
-                let survey = self.copyable(from)?;
+                let survey = self.survey(from, from, |_| true)?;
                 copied.skipped = survey.others;
                 for directory in survey.directories {
                     set.directory(directory.rebased(from, to).ok_or(FsError::NameTooLong)?)?;
@@ -93,14 +93,6 @@ impl Edits {
         copied.seq = outcomes.iter().filter_map(|outcome| outcome.seq).max();
         copied.hash = outcomes.first().filter(|_| kind == Some(EntryKind::File)).and_then(|outcome| outcome.hash);
         Ok(copied)
-    }
-
-    /// Everything below a directory that is served, with what is not among the others.
-    fn copyable(&self, from: &TenantPath) -> Result<super::survey::Survey, EditError> {
-        let mut survey = self.survey(from, from, |_| true)?;
-        let served = |path: &TenantPath| matches!(self.layout.class(path), Class::Tracked | Class::Untracked);
-        survey.files.retain(|(path, _)| served(path));
-        Ok(survey)
     }
 }
 

@@ -6,10 +6,6 @@ mod relocate;
 mod remove;
 mod survey;
 
-pub(crate) use copy::Copied;
-pub(crate) use relocate::Renamed;
-pub(crate) use remove::Removed;
-
 /// Most entries of a directory that is removed, moved or copied.
 const MAX_ENTRIES: usize = 100_000;
 

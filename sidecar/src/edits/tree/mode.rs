@@ -23,12 +23,7 @@ impl Edits {
     }
 
     /// Sets the permission bits of a file or a directory. By handle, so never of what a link leads to. Returns them as they are then. Blocking.
-    pub(crate) fn set_mode(
-        &self,
-        path: &TenantPath,
-        mode: u32,
-        precondition: Precondition,
-    ) -> Result<u32, EditError> {
+    pub(crate) fn set_mode(&self, path: &TenantPath, mode: u32, precondition: Precondition) -> Result<u32, EditError> {
         self.permit(path)?;
         self.settled()?;
         let _lock = self.locks.lock(std::iter::once(path.as_str()));

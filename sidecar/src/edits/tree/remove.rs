@@ -1,13 +1,15 @@
 //! Removing a directory.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+
+use winston_wire::ContentHash;
 
 use super::super::commit::{NewVersion, Pending, agent, now_ns};
 use super::super::examine::Seen;
 use super::super::transaction::{Set, Step, remove_intent, write_intent};
 use super::super::{Author, EditError, Edits, Precondition};
 use crate::failpoint;
-use crate::fs::{FsError, TenantPath};
+use crate::fs::{Class, FsError, Stat, TenantPath};
 use crate::index::Version;
 
 /// What was removed.
@@ -19,7 +21,20 @@ pub(crate) struct Removed {
     pub(crate) seq: Option<u64>,
 }
 
+/// A file with a history that was taken out of the tree with its directory.
+struct Gone {
+    path: TenantPath,
+    /// Last recorded content.
+    hash: Option<ContentHash>,
+    stat: Stat,
+}
+
 impl Edits {
+    /// Refuses paths whose removal is never allowed, whatever is there.
+    pub(crate) fn permit_removal(&self, path: &TenantPath) -> Result<(), EditError> {
+        self.permit_whole(path)
+    }
+
     /// Whether a delete of this path is one of a directory. Blocking.
     pub(crate) fn is_directory(&self, path: &TenantPath) -> Result<bool, EditError> {
         Ok(self.directory_at(path)?.is_some())
@@ -42,7 +57,7 @@ impl Edits {
         }
         self.settled()?;
         let _locks = self.locks.lock_all();
-        let survey = self.survey(path, path, |path| self.layout.class(path) == crate::fs::Class::Tracked)?;
+        let survey = self.survey(path, path, |path| self.layout.class(path) == Class::Tracked)?;
         if survey.entries > 0 && !recursive {
             return Err(EditError::NotEmpty);
         }
@@ -67,10 +82,10 @@ impl Edits {
             self.record_removed(&slot, path, author)
         });
         match removed {
-            Ok((entries, seq)) => {
+            Ok((files, seq)) => {
                 failpoint::here("tx-journalled");
-                self.finish_removal(&id, &slot, path, author);
-                Ok(Removed { entries: entries.max(survey.entries), seq })
+                self.finish_removal(&id, &slot, path, author, &files);
+                Ok(Removed { entries: survey.entries, seq })
             }
             Err(error) => {
                 // What cannot go back now stays, with its intent, for the next start.
@@ -87,37 +102,41 @@ impl Edits {
         slot: &str,
         path: &TenantPath,
         author: &Author,
-    ) -> Result<(usize, Option<u64>), EditError> {
+    ) -> Result<(Vec<Gone>, Option<u64>), EditError> {
         let mut pending = Pending::default();
-        let (files, entries) = self.look_at_removed(slot, path, &mut pending)?;
+        let files = self.look_at_removed(slot, path, &[], &mut pending)?;
         // What the agent removed just before is the agent's.
-        let present: HashSet<Box<str>> = files.iter().map(|(path, _)| Box::from(path.as_str())).collect();
+        let present: HashSet<Box<str>> = files.iter().map(|gone| Box::from(gone.path.as_str())).collect();
         for gone in self.vanished(path, &present) {
             let previous = self.index.version(gone.as_str()).and_then(|version| version.hash);
             pending.deleted(&gone, &agent(), previous);
         }
-        for (file, hash) in files {
-            pending.deleted(&file, author, hash);
+        for gone in &files {
+            pending.deleted(&gone.path, author, gone.hash);
         }
         let changes = self.commit(pending)?;
-        Ok((entries, changes.last().map(|change| change.seq)))
+        Ok((files, changes.last().map(|change| change.seq)))
     }
 
-    /// The tracked files in what was taken, with the content under which each was last recorded. Versions that nobody has recorded go to
-    /// `pending` as the agent's.
-    #[allow(clippy::type_complexity)] // A list and a count.
+    /// The tracked files in what was taken, but those that are as they were in an earlier look. Versions that nobody has recorded go to `pending`
+    /// as the agent's.
     fn look_at_removed(
         &self,
         slot: &str,
         path: &TenantPath,
+        earlier: &[Gone],
         pending: &mut Pending,
-    ) -> Result<(Vec<(TenantPath, Option<winston_wire::ContentHash>)>, usize), EditError> {
+    ) -> Result<Vec<Gone>, EditError> {
         let taken = staged_path(slot)?;
-        let survey = self.survey(&taken, path, |path| self.layout.class(path) == crate::fs::Class::Tracked)?;
+        let survey = self.survey(&taken, path, |path| self.layout.class(path) == Class::Tracked)?;
+        let earlier: HashMap<_, _> = earlier.iter().map(|gone| (&gone.path, &gone.stat)).collect();
         let mut files = Vec::with_capacity(survey.files.len());
         for (file, stat) in survey.files {
+            if earlier.get(&file).is_some_and(|before| stat.is_version(before)) {
+                continue;
+            }
             if let Some(version) = self.index.matching(file.as_str(), &stat) {
-                files.push((file, version.hash));
+                files.push(Gone { path: file, hash: version.hash, stat });
                 continue;
             }
             let known = self.index.version(file.as_str());
@@ -137,24 +156,24 @@ impl Edits {
                 let version = Version { hash: seen.hash, source: agent().source };
                 pending.seen(&file, version, seen.stat, now_ns());
             }
-            files.push((file, seen.hash));
+            // Memory is bounded: what was recorded before is not read, so only a flood of late writes gets here.
+            if pending.is_large() {
+                return Err(EditError::Busy);
+            }
+            files.push(Gone { path: file, hash: seen.hash, stat: seen.stat });
         }
-        Ok((files, survey.entries))
+        Ok(files)
     }
 
     /// Forgets what was removed. Through a handle on the directory, the agent may have written into it even now: that is recorded, as far as it
     /// can be seen.
-    fn finish_removal(&self, id: &str, slot: &str, path: &TenantPath, author: &Author) {
+    fn finish_removal(&self, id: &str, slot: &str, path: &TenantPath, author: &Author, recorded: &[Gone]) {
         let mut pending = Pending::default();
-        let late = self.look_at_removed(slot, path, &mut pending).and_then(|(files, _)| {
-            if !pending.is_empty() {
-                let new: Vec<_> = files.into_iter().filter(|(file, _)| pending.newest(file).is_some()).collect();
-                for (file, hash) in new {
-                    pending.deleted(&file, author, hash);
-                }
-                self.commit(pending)?;
+        let late = self.look_at_removed(slot, path, recorded, &mut pending).and_then(|files| {
+            for gone in files {
+                pending.deleted(&gone.path, author, gone.hash);
             }
-            Ok(())
+            Ok(self.commit(pending)?)
         });
         if let Err(error) = late {
             tracing::warn!(path = %path, %error, "could not look once more at a removed directory");

@@ -1,10 +1,13 @@
 //! One file per endpoint.
 
+pub(super) mod batch;
 pub(super) mod changes;
+pub(super) mod extract;
 pub(super) mod files;
 pub(super) mod gateway;
 pub(super) mod health;
 pub(super) mod list;
+pub(super) mod ops;
 pub(super) mod status;
 
 use http::header::CONTENT_TYPE;
