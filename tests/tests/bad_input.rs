@@ -121,8 +121,8 @@ fn routes_and_methods_that_do_not_exist() -> Result<()> {
     assert_json_error(&sidecar.get("/nothing")?, 404, "no_route", "unknown route")?;
     assert_json_error(&sidecar.get("/")?, 404, "no_route", "root")?;
     for (method, target, allow) in [
-        ("POST", "/files/a.md", "GET, HEAD, PUT, DELETE"),
-        ("PATCH", "/files/a.md", "GET, HEAD, PUT, DELETE"),
+        ("GET", "/batch", "POST"),
+        ("PATCH", "/files/a.md", "GET, HEAD, PUT, DELETE, POST"),
         ("PUT", "/files", "GET, HEAD"),
         ("DELETE", "/health", "GET, HEAD"),
         ("GET", "/gateway/restart", "POST"),

@@ -25,6 +25,9 @@ pub(super) struct Staging {
 /// Ending of the second name that keeps an old version while it is replaced.
 const KEPT: &str = ".kept";
 
+/// Directories of a removed tree that may turn out not to be empty after all.
+const REMOVALS: usize = 1000;
+
 /// Owner and permission bits of a new file.
 pub(super) struct Ownership {
     pub(super) mode: u32,
@@ -156,7 +159,7 @@ impl Staging {
     fn remove_tree(&self, name: &str) -> Result<(), FsError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let id = name.split('.').next().unwrap_or(name).to_owned();
-        let mut waiting = vec![name.to_owned()];
+        let (mut waiting, mut again) = (vec![name.to_owned()], 0);
         while let Some(name) = waiting.pop() {
             let dir = match rustix::fs::openat(&self.dir, &name, flags, Mode::empty()) {
                 // The tenant's user may have taken every right away from a directory of its own.
@@ -180,7 +183,15 @@ impl Staging {
                 }
             })?;
             failed?;
-            rustix::fs::unlinkat(&self.dir, &name, AtFlags::REMOVEDIR)?;
+            match rustix::fs::unlinkat(&self.dir, &name, AtFlags::REMOVEDIR) {
+                Ok(()) => {}
+                // Somebody with a handle on it is still writing there.
+                Err(Errno::NOTEMPTY | Errno::EXIST) if again < REMOVALS => {
+                    again += 1;
+                    waiting.push(name);
+                }
+                Err(errno) => return Err(errno.into()),
+            }
         }
         Ok(())
     }
