@@ -1,9 +1,10 @@
 //! Several edits at once: all or nothing, whatever happens in between.
 //!
-//! With `WINSTON_LONG` set, two writers meet 300 times instead of 15.
+//! With `WINSTON_LONG` set, two writers meet 300 times instead of 15, and the agent races 2000 sets instead of 60.
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
@@ -386,4 +387,75 @@ fn sets_that_meet_are_applied_one_after_the_other() -> Result<()> {
     }
     assert_eq!(sidecar.history("x.md")?.len(), rounds + 1);
     eventually("staging is empty", || Ok((staged(sidecar.data())? == 0).then_some(())))
+}
+
+/// The agent writes to the files of a set while sets are applied, with and without a precondition. Every set that was answered with 200 is in history once
+/// and whole, one that was refused not at all, and the agent's last version is on disk or in history.
+#[test]
+fn the_agent_races_sets() -> Result<()> {
+    let rounds = if std::env::var_os("WINSTON_LONG").is_some() { 2000 } else { 60 };
+    let sidecar = Setup::new()?.start()?;
+    for path in ["x.md", "y.md", "z.md"] {
+        sidecar.put(path, "start")?.expect(200)?;
+    }
+    let stop = AtomicBool::new(false);
+    let (answers, last) = std::thread::scope(|scope| -> Result<_> {
+        let agent = scope.spawn(|| -> Result<String> {
+            let mut content = String::new();
+            for count in 0.. {
+                content = format!("agent {count}");
+                std::fs::write(sidecar.data().join("new.tmp"), &content)?;
+                std::fs::rename(sidecar.data().join("new.tmp"), sidecar.data().join("y.md"))?;
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                std::thread::yield_now();
+            }
+            Ok(content)
+        });
+        let mut answers = Vec::new();
+        for round in 0..rounds {
+            let content = format!("set {round}");
+            let put = |path: &str| json!({"op": "put", "path": path, "content": content});
+            let mut second = put("y.md");
+            if round % 2 == 1 {
+                second["if_match"] = "*".into();
+            }
+            let (from, to) = if round % 3 == 0 { ("z.md", "v.md") } else { ("z.md", "z.md") };
+            let third = if from == to { put("w.md") } else { json!({"op": "move", "path": from, "to": to}) };
+            let answer = batch(&sidecar, &json!([put("x.md"), second, third]))?;
+            if round % 3 == 0 && answer.status == 200 {
+                batch(&sidecar, &json!([{"op": "move", "path": to, "to": from}]))?.expect(200)?;
+            }
+            answers.push((content, answer.status));
+        }
+        stop.store(true, Ordering::Relaxed);
+        let last = agent.join().ok().context("agent")??;
+        Ok((answers, last))
+    })?;
+    eventually("staging is empty", || Ok((staged(sidecar.data())? == 0).then_some(())))?;
+    let setup = sidecar.kill()?;
+    let _sidecar = setup.start()?;
+    let lines = winston_tests::sidecar::journal_lines(setup.data())?;
+    let mut applied = 0;
+    for (content, status) in &answers {
+        assert!(matches!(status, 200 | 409), "{content}: {status}");
+        let quoted = format!("\"content\":\"{content}\"");
+        let records: Vec<_> = lines.iter().filter(|line| line.contains(&quoted)).collect();
+        for path in ["x.md", "y.md"] {
+            let found = records.iter().filter(|line| line.contains(&format!("\"path\":\"{path}\""))).count();
+            assert_eq!(found, usize::from(*status == 200), "{content} {path}: {records:?}");
+        }
+        assert!(records.iter().all(|line| line.contains("\"source\":\"admin\"")), "{content}: {records:?}");
+        applied += usize::from(*status == 200);
+    }
+    assert!(applied > 0, "no set was ever applied");
+    let quoted = format!("\"content\":\"{last}\"");
+    assert!(lines.iter().any(|line| line.contains(&quoted)), "{last} is lost");
+    // The newest record of the path is what is on disk.
+    let place = std::fs::read_to_string(setup.data().join("y.md"))?;
+    let newest = winston_tests::sidecar::journal_lines(setup.data())?;
+    let newest = newest.iter().rev().find(|line| line.contains("\"path\":\"y.md\"")).context("y.md")?;
+    assert!(newest.contains(&format!("\"content\":\"{place}\"")), "{place}: {newest}");
+    Ok(())
 }

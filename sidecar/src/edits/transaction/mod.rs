@@ -17,10 +17,11 @@ use winston_wire::ContentHash;
 
 use super::staging::Ownership;
 use super::{Author, EditError, Edits, NEW_CONFIG_MODE, NEW_FILE_MODE, Precondition, hash_of};
-use crate::fs::{Class, FsError, TenantPath};
+use crate::fs::{Class, FsError, Stat, TenantPath};
 use crate::journal::{Content, INLINE_CONTENT_BYTES};
 
 pub(super) use intent::{Set, read as read_intent, remove as remove_intent, write as write_intent};
+use steps::Identity;
 pub(super) use steps::Step;
 
 /// Most operations of one transaction: its records are one append.
@@ -70,6 +71,8 @@ enum Op {
         path: TenantPath,
         hash: ContentHash,
         size: u64,
+        /// The staged file.
+        ours: Identity,
         content: Content,
         precondition: Precondition,
         mode: Option<u32>,
@@ -155,14 +158,10 @@ impl Transaction<'_> {
         self.claim(&path)?;
         let hash = hash_of(bytes);
         let slot = self.slot(self.ops.len());
-        let config = self.edits.layout.config_file().as_ref() == Some(&path);
-        let default = if config { NEW_CONFIG_MODE } else { NEW_FILE_MODE };
-        let ownership = Ownership { mode: mode.unwrap_or(default), owner: self.edits.root.owner() };
-        let staged = self.edits.staging.create(&slot, bytes, &ownership);
-        self.edits.count_flush();
-        let content = staged.map_err(EditError::from).and_then(|_| self.keep(hash, bytes));
-        let content = content.inspect_err(|_| self.edits.staging.discard(&slot))?;
-        self.ops.push(Op::Put { path, hash, size: bytes.len() as u64, content, precondition, mode });
+        let staged = self.edits.stage_for(&slot, &path, bytes, mode).map_err(EditError::from);
+        let staged = staged.and_then(|ours| Ok((ours, self.keep(hash, bytes)?)));
+        let (ours, content) = staged.inspect_err(|_| self.edits.staging.discard(&slot))?;
+        self.ops.push(Op::Put { path, hash, size: bytes.len() as u64, ours, content, precondition, mode });
         Ok(())
     }
 
@@ -235,6 +234,16 @@ impl Op {
 }
 
 impl Edits {
+    /// Stages a content as a new file would be.
+    fn stage_for(&self, slot: &str, path: &TenantPath, bytes: &[u8], mode: Option<u32>) -> Result<Identity, FsError> {
+        let config = self.layout.config_file().as_ref() == Some(path);
+        let default = if config { NEW_CONFIG_MODE } else { NEW_FILE_MODE };
+        let ownership = Ownership { mode: mode.unwrap_or(default), owner: self.root.owner() };
+        let file = self.staging.create(slot, bytes, &ownership)?;
+        self.count_flush();
+        Ok(Identity::of(&Stat::of(&file)?))
+    }
+
     fn is_tracked(&self, path: &TenantPath) -> bool {
         self.layout.class(path) == Class::Tracked
     }

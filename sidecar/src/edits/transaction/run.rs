@@ -1,6 +1,6 @@
 //! Carrying a transaction out.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use winston_wire::{Change, ContentHash};
 
@@ -11,7 +11,7 @@ use super::super::swap::{Attempt, Slipped};
 use super::super::{ATTEMPTS, Author, EditError, Edits, Precondition};
 use super::intent::{self, Set};
 use super::steps::{Identity, Step};
-use super::{Op, Outcome, SetError, Transaction, at};
+use super::{Op, Outcome, SetError, Transaction, at, slot};
 use crate::failpoint;
 use crate::fs::{EntryKind, FsError, Stat, TenantPath};
 use crate::index::Version;
@@ -88,7 +88,11 @@ impl Transaction<'_> {
                 }
                 Ok(Attempt::Done(self.outcomes(&found, &planned, &changes)))
             }
-            Ok(Attempt::Again) => self.back(&set).map(|()| Attempt::Again),
+            Ok(Attempt::Again) => {
+                self.back(&set)?;
+                self.restage()?;
+                Ok(Attempt::Again)
+            }
             Err(error) => {
                 self.back(&set)?;
                 Err(error)
@@ -126,15 +130,14 @@ impl Transaction<'_> {
         for (index, (op, found)) in self.ops.iter().zip(found).enumerate() {
             let slot = self.slot(index);
             let (step, over, precondition) = match op {
-                Op::Put { path, hash, size, precondition, mode, .. } => {
+                Op::Put { path, hash, size, ours, precondition, mode, .. } => {
                     if let Some(file) = &found.current.file {
                         if file.hash == Some(*hash) && mode.is_none_or(|mode| mode == file.stat.mode) {
                             continue;
                         }
                         self.adopt(&slot, file, *mode).map_err(at(index))?;
                     }
-                    let staged = self.edits.staging.stat(&slot).and_then(|stat| stat.ok_or(FsError::NotFound));
-                    let ours = Identity::of(&staged.map_err(|error| at(index)(error.into()))?);
+                    let ours = *ours;
                     let replaces = found.current.file.is_some();
                     let step = Step::Put { slot, path: path.clone(), hash: *hash, size: *size, ours, replaces };
                     (step, &found.current, *precondition)
@@ -326,17 +329,44 @@ impl Transaction<'_> {
         }
     }
 
+    /// Makes the slots as they were before the first attempt. Where the agent had replaced our file, that is gone, and an older version of the
+    /// agent's, which is history by now, is in its slot.
+    fn restage(&mut self) -> Result<(), SetError> {
+        let edits = self.edits;
+        for (index, op) in self.ops.iter_mut().enumerate() {
+            let slot = slot(&self.id, index);
+            let Op::Put { path, hash, ours, content, mode, .. } = op else {
+                edits.staging.discard(&slot);
+                continue;
+            };
+            if edits.staging.holds(&slot, &ours.stat()) {
+                continue;
+            }
+            edits.staging.discard(&slot);
+            let stored = match content {
+                Content::Stored => edits.journal.object(*hash)?,
+                _ => None,
+            };
+            let bytes = match (&stored, &*content) {
+                (Some(bytes), _) | (None, Content::Inline(bytes) | Content::Object(bytes)) => bytes,
+                (None, Content::Stored | Content::None) => return Err(at(index)(FsError::NotFound.into())),
+            };
+            *ours = edits.stage_for(&slot, path, bytes, *mode).map_err(|error| at(index)(error.into()))?;
+        }
+        Ok(())
+    }
+
     /// `changes` ends with the records of `planned`, in their order.
     fn outcomes(&self, found: &[Found], planned: &[Planned<'_>], changes: &[Change]) -> Vec<Outcome> {
         let mut outcomes: Vec<_> = self.ops.iter().zip(found).map(|(op, found)| outcome(op, found)).collect();
+        let own = changes.iter().filter(|change| change.source == self.author.source);
+        let seqs: HashMap<_, _> = own.map(|change| (change.path.as_str(), change.seq)).collect();
         for Planned { index, step, .. } in planned {
-            let outcome = &mut outcomes[*index];
-            let from = step.paths().next();
-            let is_its = |change: &&Change| {
-                change.source == self.author.source
-                    && (change.path == outcome.path.as_str() || from.is_some_and(|from| change.path == from.as_str()))
-            };
-            outcome.seq = changes.iter().rev().find(is_its).map(|change| change.seq);
+            // A move out of history is a record of where the file was.
+            let mut paths = [outcomes[*index].path.as_str()].into_iter().chain(step.paths().map(TenantPath::as_str));
+            let seq = paths.find_map(|path| seqs.get(path).copied());
+            drop(paths);
+            outcomes[*index].seq = seq;
         }
         outcomes
     }

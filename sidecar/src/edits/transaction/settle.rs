@@ -1,6 +1,6 @@
 //! After a crash: a set whose intent is still there is finished or taken back.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use winston_wire::{Action, Change, ContentHash};
 
@@ -43,12 +43,20 @@ impl Edits {
 
     fn recorded_of(&self, set: &Set) -> Result<Recorded, JournalError> {
         let mut recorded = Recorded::new();
+        let named: HashMap<_, _> =
+            set.steps.iter().flat_map(|step| step.paths().map(move |path| (path.as_str(), step))).collect();
+        let whole: Vec<_> = set
+            .steps
+            .iter()
+            .filter(|step| matches!(step, Step::MoveDirectory { .. } | Step::DeleteDirectory { .. }))
+            .collect();
         let mut cursor = Cursor::after(set.after_seq);
         while cursor.next_seq() <= self.journal.head_seq() {
             let before = cursor.next_seq();
             let batch = self.journal.read(&mut cursor, READ_RECORDS, READ_BYTES)?;
             for change in batch.records.into_iter().map(|record| record.change) {
-                if set.steps.iter().any(|step| is_of(set, step, &change)) {
+                let mut candidates = named.get(change.path.as_str()).into_iter().chain(&whole);
+                if candidates.any(|step| is_of(set, step, &change)) {
                     recorded.insert((change.action, change.path, change.hash));
                 }
             }

@@ -147,8 +147,11 @@ impl Edits {
                 _ => continue,
             };
             let seen = Seen::read(opened, self.max_file_bytes)?;
-            let same = seen.hash.is_some() && known.is_some_and(|version| version.hash == seen.hash);
-            if !same && !(seen.hash.is_none() && self.index.same_large(file.as_str(), &stat)) {
+            let same = match seen.hash {
+                Some(_) => known.is_some_and(|version| version.hash == seen.hash),
+                None => self.index.same_large(file.as_str(), &stat),
+            };
+            if !same {
                 let (previous, created) = (known.and_then(|version| version.hash), known.is_none());
                 let version =
                     NewVersion { hash: seen.hash, previous, size: seen.stat.size, created, content: seen.content };

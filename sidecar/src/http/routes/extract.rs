@@ -57,8 +57,12 @@ pub(in super::super) async fn extract(
         let answer = carry_out(&edits, &path, received, limit, &author, precondition);
         answer.map_err(|error| error.about(&path))
     });
-    let ((), answer) = tokio::join!(feed.run(request.into_body()), work);
-    let answer = answer?;
+    tokio::pin!(work);
+    let answer = tokio::select! {
+        // Refused: what is still to come is not waited for.
+        answer = &mut work => answer?,
+        () = feed.run(request.into_body()) => work.await?,
+    };
     super::json_or_error(&Answer { path: about.as_str(), ..answer })
 }
 

@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 use winston_wire::ContentHash;
 
-use super::super::body::{self, Body};
+use super::super::body::{self, Body, ReadBody};
 use super::super::error::ApiError;
 use super::super::query::Query;
 use super::super::{App, blocking};
@@ -144,8 +144,16 @@ pub(super) async fn post(app: &App, path: &TenantPath, request: Request<Incoming
     let (parts, incoming) = request.into_parts();
     let body = body::read(incoming, &parts.headers, BODY_BYTES, &app.body_budget).await?;
     let op = Op::parse(op.as_deref(), &body.bytes)?;
+    drop(body);
     let path = path.clone();
-    in_turn(app, move |edits| carry_out(edits, &path, op, &author, precondition)).await
+    // A copy has one file at a time in memory.
+    let copied = if matches!(op, Op::Copy { .. }) { app.edits.max_file_bytes() } else { 1 };
+    let share = ReadBody::share(copied, &app.body_budget).await?;
+    in_turn(app, move |edits| {
+        let _share = share;
+        carry_out(edits, &path, op, &author, precondition)
+    })
+    .await
 }
 
 fn carry_out(
