@@ -6,6 +6,7 @@
 //! (see `docs/adr/0005-transactions.md`).
 
 mod intent;
+mod record;
 mod run;
 mod settle;
 mod steps;
