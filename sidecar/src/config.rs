@@ -11,6 +11,7 @@ use winston_wire::{GATEWAY_PORT, SIDECAR_PORT};
 
 use crate::fs::{Layout, TenantPath};
 use crate::gateway::{Identity, inherited_environment};
+use crate::journal;
 
 /// Every variable that the sidecar reads for itself. What the gateway may inherit is listed in [`inherited_environment`].
 pub(crate) const VARIABLES: &[Variable] = &[
@@ -88,7 +89,12 @@ pub(crate) const VARIABLES: &[Variable] = &[
     Variable {
         name: "WINSTON_JOURNAL_SEGMENT_BYTES",
         default: "8388608",
-        meaning: "Size, in bytes, after which the journal starts a new segment.",
+        meaning: "Size, in bytes, after which the journal starts a new segment. Large contents, which are files of their own, count.",
+    },
+    Variable {
+        name: "WINSTON_JOURNAL_MAX_BYTES",
+        default: "1073741824",
+        meaning: "Size, in bytes, of the whole journal after which the oldest contents that control lacks are dropped; their records stay. At least four segments and two files of the largest size.",
     },
     Variable {
         name: "WINSTON_RESCAN_SECONDS",
@@ -135,7 +141,7 @@ pub(crate) struct Settings {
     pub(crate) identity: Option<Identity>,
     pub(crate) max_file_bytes: u64,
     pub(crate) max_archive_bytes: u64,
-    pub(crate) segment_bytes: u64,
+    pub(crate) journal: journal::Limits,
     pub(crate) rescan: Duration,
     pub(crate) log: Targets,
 }
@@ -169,8 +175,14 @@ impl Settings {
         }
         let max_archive_bytes =
             reader.parsed("WINSTON_MAX_ARCHIVE_BYTES", "a number of bytes").unwrap_or(256 * 1024 * 1024);
-        let segment_bytes =
+        let segment_bytes: u64 =
             reader.parsed("WINSTON_JOURNAL_SEGMENT_BYTES", "a number of bytes").unwrap_or(8 * 1024 * 1024);
+        let max_bytes = reader.parsed("WINSTON_JOURNAL_MAX_BYTES", "a number of bytes").unwrap_or(1024 * 1024 * 1024);
+        if max_bytes < segment_bytes.saturating_mul(4).max(max_file_bytes.saturating_mul(2)) {
+            reader.mistake(
+                "WINSTON_JOURNAL_MAX_BYTES must be at least four times WINSTON_JOURNAL_SEGMENT_BYTES and twice WINSTON_MAX_FILE_BYTES",
+            );
+        }
         let rescan = reader.parsed("WINSTON_RESCAN_SECONDS", "a number of seconds").unwrap_or(300);
         let log = reader.parsed("WINSTON_LOG", "a level or target=level pairs");
         let mistakes = reader.finish();
@@ -189,7 +201,7 @@ impl Settings {
             identity,
             max_file_bytes,
             max_archive_bytes,
-            segment_bytes,
+            journal: journal::Limits { segment_bytes, max_bytes },
             rescan: Duration::from_secs(rescan.clamp(1, MAX_RESCAN_SECONDS)),
             log: log.unwrap_or_else(|| Targets::new().with_default(tracing::Level::INFO)),
         })

@@ -7,5 +7,6 @@ pub mod gateway;
 pub mod http;
 pub mod process;
 pub mod sidecar;
+pub mod stream;
 pub mod tenant;
 pub mod wait;

@@ -83,10 +83,13 @@ impl Setup {
     /// Puts the data directory on a volume of its own of this size (`2m`, …), or says why that is impossible here. The volume is in
     /// the sidecar's mount namespace: look at it through [`Sidecar::volume`]. It is gone with the sidecar. `prepare` are shell commands
     /// that run in the empty volume before the sidecar starts.
-    pub fn volume(mut self, size: &str, prepare: &str) -> Result<Result<Self, String>> {
-        let script = format!(
-            "mount -t tmpfs -o size={size} tmpfs \"$WINSTON_DATA_DIR\" && cd \"$WINSTON_DATA_DIR\" && {{ {prepare}\n:; }} && cd / && exec \"$0\""
-        );
+    pub fn volume(self, size: &str, prepare: &str) -> Result<Result<Self, String>> {
+        self.mounted(&format!("mount -t tmpfs -o size={size} tmpfs \"$WINSTON_DATA_DIR\""), prepare)
+    }
+
+    /// Like [`Self::volume`], with the shell commands that mount it.
+    pub fn mounted(mut self, mount: &str, prepare: &str) -> Result<Result<Self, String>> {
+        let script = format!("{mount} && cd \"$WINSTON_DATA_DIR\" && {{ {prepare}\n:; }} && cd / && exec \"$0\"");
         let mut wrapper: Vec<String> = vec!["unshare".to_owned(), "--mount".to_owned()];
         if !is_root() {
             wrapper.extend(["--user", "--map-root-user"].map(str::to_owned));
@@ -193,8 +196,13 @@ impl Sidecar {
     /// Its data directory as it sees it itself, in its own mount namespace.
     #[must_use]
     pub fn volume(&self) -> PathBuf {
-        let data = self.data().strip_prefix("/").unwrap_or(self.data());
-        Path::new("/proc").join(self.pid().to_string()).join("root").join(data)
+        self.seen_by_it(self.data())
+    }
+
+    /// An absolute path in its mount namespace.
+    #[must_use]
+    pub fn seen_by_it(&self, path: &Path) -> PathBuf {
+        Path::new("/proc").join(self.pid().to_string()).join("root").join(path.strip_prefix("/").unwrap_or(path))
     }
 
     /// A request with the token.

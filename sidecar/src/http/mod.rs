@@ -6,11 +6,18 @@
 mod archive;
 mod auth;
 mod body;
+mod conditional;
 mod error;
+mod history;
+mod metrics;
+mod pack;
 mod query;
 mod router;
 mod routes;
+mod search;
 mod server;
+mod sse;
+mod streams;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -23,7 +30,9 @@ use crate::sync::SyncStatus;
 use crate::watch::WatchStatus;
 
 pub(crate) use auth::TokenDigest;
+pub(crate) use metrics::HttpCounters;
 pub(crate) use server::Server;
+pub(crate) use streams::Streams;
 
 /// What handlers work with.
 pub(crate) struct App {
@@ -40,6 +49,9 @@ pub(crate) struct App {
     pub(crate) body_budget: Arc<Semaphore>,
     /// Most bytes of one uploaded archive and of what is in it.
     pub(crate) max_archive_bytes: u64,
+    /// Places for answers that take long.
+    pub(crate) streams: Streams,
+    pub(crate) counters: HttpCounters,
 }
 
 /// Concurrent mutations. Enough for group commit to pay off.

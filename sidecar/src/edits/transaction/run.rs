@@ -1,14 +1,15 @@
 //! Carrying a transaction out.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::io::Read;
 
-use winston_wire::Change;
+use winston_wire::{Change, ContentHash};
 
 use super::super::commit::Pending;
 use super::super::examine::{Current, OnDisk};
 use super::super::staging::Ownership;
 use super::super::swap::Attempt;
-use super::super::{ATTEMPTS, EditError, Edits, Precondition};
+use super::super::{ATTEMPTS, EditError, Edits, Precondition, hash_of};
 use super::intent::{self, Set};
 use super::steps::Step;
 use super::{Op, Outcome, SetError, Transaction, at, slot};
@@ -272,13 +273,13 @@ impl Transaction<'_> {
                 continue;
             }
             edits.staging.discard(&slot);
-            let stored = match content {
-                Content::Stored => edits.journal.object(*hash)?,
-                _ => None,
-            };
-            let bytes = match (&stored, &*content) {
-                (Some(bytes), _) | (None, Content::Inline(bytes) | Content::Object(bytes)) => bytes,
-                (None, Content::Stored | Content::None) => return Err(at(index)(FsError::NotFound.into())),
+            let stored;
+            let bytes = match &*content {
+                Content::Inline(bytes) | Content::Object(bytes) => bytes,
+                Content::Stored | Content::None => {
+                    stored = edits.stored(*hash).map_err(at(index))?;
+                    &stored
+                }
             };
             *ours = edits.stage_for(&slot, path, bytes, *mode).map_err(|error| at(index)(error.into()))?;
         }
@@ -360,5 +361,13 @@ impl Edits {
             self.count_flush();
         }
         Ok(())
+    }
+
+    /// A content of this set that waits in `.winston/objects`.
+    fn stored(&self, hash: ContentHash) -> Result<Vec<u8>, EditError> {
+        let Some(file) = self.journal.object(hash)? else { return Err(FsError::NotFound.into()) };
+        let mut bytes = Vec::new();
+        file.take(self.max_file_bytes).read_to_end(&mut bytes).map_err(FsError::from)?;
+        if hash_of(&bytes) == hash { Ok(bytes) } else { Err(FsError::NotFound.into()) }
     }
 }
