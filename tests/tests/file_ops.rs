@@ -289,6 +289,21 @@ fn directories_are_removed() -> Result<()> {
     Ok(())
 }
 
+/// What the API put where the agent's changes are not recorded has a history all the same: it ends with its caller, not with the agent.
+#[test]
+fn a_file_of_the_api_keeps_its_history_anywhere() -> Result<()> {
+    let sidecar = Setup::new()?.start()?;
+    for path in ["a/node_modules/x.js", "b/node_modules/x.js"] {
+        sidecar.put(path, "x")?.expect(200)?;
+    }
+    let sidecar = sidecar.kill()?.start()?;
+    sidecar.call("DELETE", "/files/a?recursive=true", &[], b"")?.expect(200)?;
+    op(&sidecar, "b", "move", &json!({"to": "c"}), &[])?.expect(200)?;
+    let found = history(&sidecar)?.split_off(2);
+    assert_eq!(found, ["admin delete a/node_modules/x.js", "admin delete b/node_modules/x.js"]);
+    Ok(())
+}
+
 #[test]
 fn what_is_needed_is_not_removed() -> Result<()> {
     let sidecar = Setup::new()?.env("OPENCLAW_STATE_DIR", "").start()?;

@@ -80,7 +80,7 @@ impl Pending {
 
     /// A file has another path now. `version` is its content, `previous` what was at `to`. Its content is in history already, under `from`,
     /// so the record carries none.
-    pub(super) fn renamed(
+    pub(super) fn moved(
         &mut self,
         from: &TenantPath,
         to: &TenantPath,

@@ -34,6 +34,11 @@ impl PathLocks {
         self.take(shards.into_iter())
     }
 
+    /// Locks every path: for an edit that changes the paths of files that it does not name.
+    pub(super) fn lock_tree(&self) -> Guards<'_> {
+        self.take(0..SHARDS)
+    }
+
     /// Locks every path.
     pub(super) fn lock_all(&self) -> Guards<'_> {
         self.take(0..SHARDS)

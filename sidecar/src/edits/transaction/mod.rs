@@ -245,8 +245,9 @@ impl Edits {
         Ok(Identity::of(&Stat::of(&file)?))
     }
 
-    fn is_tracked(&self, path: &TenantPath) -> bool {
-        self.layout.class(path) == Class::Tracked
+    /// Whether changes of a path are recorded: it is tracked, or the API has put a file there, which is recorded wherever it is.
+    pub(super) fn has_history(&self, path: &TenantPath) -> bool {
+        self.layout.class(path) == Class::Tracked || self.index.version(path.as_str()).is_some()
     }
 
     /// Makes a directory and its parents; whatever is there already stays.

@@ -114,8 +114,8 @@ impl Edits {
         size: u64,
         pending: &mut Pending,
     ) -> Result<(), EditError> {
-        match (self.is_tracked(from), self.is_tracked(to)) {
-            (true, true) => pending.renamed(from, to, author, hash, previous, size),
+        match (self.has_history(from), self.has_history(to)) {
+            (true, true) => pending.moved(from, to, author, hash, previous, size),
             (true, false) => {
                 pending.deleted(from, author, hash);
                 return Ok(());

@@ -103,7 +103,7 @@ impl Edits {
             }
             Step::MoveDirectory { from, to, .. } => self.record_moved_below(from, to, author, pending)?,
             Step::DeleteDirectory { path, .. } => {
-                for path in self.vanished(path, &HashSet::new()) {
+                for path in self.indexed_below(path) {
                     if self.root.stat(&path)?.is_none() {
                         let previous = self.index.version(path.as_str()).and_then(|version| version.hash);
                         pending.deleted(&path, author, previous);

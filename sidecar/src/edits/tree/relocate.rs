@@ -1,7 +1,5 @@
 //! Moving one name: a file, a link, or a directory with everything in it.
 
-use std::collections::HashSet;
-
 use super::super::commit::Pending;
 use super::super::transaction::{Set, Step, remove_intent, write_intent};
 use super::super::{Author, EditError, Edits, Precondition};
@@ -82,13 +80,13 @@ impl Edits {
             return Err(EditError::IntoItself);
         }
         self.settled()?;
-        let _locks = self.locks.lock_all();
+        let _locks = self.locks.lock_tree();
         if self.root.stat(to)?.is_some() {
             return Err(FsError::Exists.into());
         }
         // What may not be at the new place is refused like what may not leave the old one.
         let tracked = |path: &TenantPath| self.layout.class(path) == Class::Tracked;
-        let survey = self.survey(from, from, tracked)?;
+        let survey = self.survey(from, from, |path| self.has_history(path))?;
         let arriving = self.survey(from, to, tracked)?;
         let ino = self.directory_at(from)?.ok_or(FsError::NotADirectory)?.ino;
         self.absorb_below(from, &survey)?;
@@ -119,7 +117,7 @@ impl Edits {
             let mut pending = Pending::default();
             self.record_moved_below(from, to, author, &mut pending)?;
             for (file, stat) in arriving.files {
-                let Some(before) = file.rebased(to, from).filter(|before| !tracked(before)) else { continue };
+                let Some(before) = file.rebased(to, from).filter(|before| !self.has_history(before)) else { continue };
                 let opened = self.root.open_file(&file).and_then(|mut opened| opened.read(self.max_file_bytes));
                 let hash = match opened {
                     Ok(bytes) => bytes.as_deref().map(super::super::hash_of),
@@ -160,7 +158,7 @@ impl Edits {
         author: &Author,
         pending: &mut Pending,
     ) -> Result<(), EditError> {
-        for before in self.vanished(from, &HashSet::new()) {
+        for before in self.indexed_below(from) {
             let Some(version) = self.index.version(before.as_str()) else { continue };
             if self.root.stat(&before)?.is_some() {
                 continue;
@@ -172,7 +170,7 @@ impl Edits {
             };
             let stat = self.root.stat(&after)?.filter(|stat| stat.kind == EntryKind::File);
             let size = stat.map_or(0, |stat| stat.size);
-            pending.renamed(&before, &after, author, version.hash, None, size);
+            pending.moved(&before, &after, author, version.hash, None, size);
             // A file keeps its stat when its directory is moved, so what matched there matches here; otherwise the next look compares.
             match stat.filter(|stat| self.index.matching(before.as_str(), stat).is_some()) {
                 Some(stat) => pending.seen(

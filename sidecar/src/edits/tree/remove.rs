@@ -9,7 +9,7 @@ use super::super::examine::Seen;
 use super::super::transaction::{Set, Step, remove_intent, write_intent};
 use super::super::{Author, EditError, Edits, Precondition};
 use crate::failpoint;
-use crate::fs::{Class, FsError, Stat, TenantPath};
+use crate::fs::{FsError, Stat, TenantPath};
 use crate::index::Version;
 
 /// What was removed.
@@ -56,8 +56,8 @@ impl Edits {
             return Err(EditError::PreconditionFailed { current: None });
         }
         self.settled()?;
-        let _locks = self.locks.lock_all();
-        let survey = self.survey(path, path, |path| self.layout.class(path) == Class::Tracked)?;
+        let _locks = self.locks.lock_tree();
+        let survey = self.survey(path, path, |path| self.has_history(path))?;
         if survey.entries > 0 && !recursive {
             return Err(EditError::NotEmpty);
         }
@@ -106,8 +106,8 @@ impl Edits {
         let mut pending = Pending::default();
         let files = self.look_at_removed(slot, path, &[], &mut pending)?;
         // What the agent removed just before is the agent's.
-        let present: HashSet<Box<str>> = files.iter().map(|gone| Box::from(gone.path.as_str())).collect();
-        for gone in self.vanished(path, &present) {
+        let present: HashSet<_> = files.iter().map(|gone| &gone.path).collect();
+        for gone in self.indexed_below(path).into_iter().filter(|path| !present.contains(path)) {
             let previous = self.index.version(gone.as_str()).and_then(|version| version.hash);
             pending.deleted(&gone, &agent(), previous);
         }
@@ -128,7 +128,7 @@ impl Edits {
         pending: &mut Pending,
     ) -> Result<Vec<Gone>, EditError> {
         let taken = staged_path(slot)?;
-        let survey = self.survey(&taken, path, |path| self.layout.class(path) == Class::Tracked)?;
+        let survey = self.survey(&taken, path, |path| self.has_history(path))?;
         let earlier: HashMap<_, _> = earlier.iter().map(|gone| (&gone.path, &gone.stat)).collect();
         let mut files = Vec::with_capacity(survey.files.len());
         for (file, stat) in survey.files {

@@ -1,5 +1,6 @@
 //! What is below a directory.
 
+use std::collections::HashSet;
 use std::os::fd::AsFd;
 
 use super::super::commit::Pending;
@@ -79,8 +80,9 @@ impl Edits {
     /// Records what the agent did below a directory, so that the index is right about it. The caller holds all locks.
     pub(super) fn absorb_below(&self, directory: &TenantPath, survey: &Survey) -> Result<(), EditError> {
         let mut pending = Pending::default();
-        let present = survey.files.iter().map(|(path, _)| Box::from(path.as_str())).collect();
-        let vanished = self.vanished(directory, &present);
+        let present: HashSet<_> = survey.files.iter().map(|(path, _)| path).collect();
+        let vanished: Vec<_> =
+            self.indexed_below(directory).into_iter().filter(|path| !present.contains(path)).collect();
         for path in survey.files.iter().map(|(path, _)| path).chain(&vanished) {
             match self.examine(path, &mut pending) {
                 Ok(_) => {}
@@ -96,6 +98,11 @@ impl Edits {
         }
         self.commit(pending)?;
         Ok(())
+    }
+
+    /// Everything that the index knows below a directory.
+    pub(in super::super) fn indexed_below(&self, directory: &TenantPath) -> Vec<TenantPath> {
+        self.vanished(directory, &HashSet::new())
     }
 
     /// Refuses the root, our directory, the state directory, the workspace, and what they are in.
