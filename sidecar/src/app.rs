@@ -62,6 +62,7 @@ pub(crate) async fn run(settings: Settings) -> Result<(), RunError> {
         sync,
         writes: Arc::new(Semaphore::new(CONCURRENT_WRITES)),
         body_budget: Arc::new(Semaphore::new(BODY_BUDGET_KIB)),
+        max_archive_bytes: settings.max_archive_bytes,
         streams: Streams::new(stopped.clone()),
         counters: HttpCounters::default(),
     };

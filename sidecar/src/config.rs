@@ -83,6 +83,11 @@ pub(crate) const VARIABLES: &[Variable] = &[
         meaning: "Largest file, in bytes, that the API writes and that history keeps with its content.",
     },
     Variable {
+        name: "WINSTON_MAX_ARCHIVE_BYTES",
+        default: "268435456",
+        meaning: "Most bytes of one uploaded archive, and of the files in it.",
+    },
+    Variable {
         name: "WINSTON_JOURNAL_SEGMENT_BYTES",
         default: "8388608",
         meaning: "Size, in bytes, after which the journal starts a new segment. Large contents, which are files of their own, count.",
@@ -156,6 +161,7 @@ pub(crate) struct Settings {
     pub(crate) gateway: Option<GatewaySettings>,
     pub(crate) identity: Option<Identity>,
     pub(crate) max_file_bytes: u64,
+    pub(crate) max_archive_bytes: u64,
     pub(crate) journal: journal::Limits,
     pub(crate) watch: WatchSettings,
     pub(crate) log: Targets,
@@ -192,6 +198,8 @@ impl Settings {
         if !(1..=MAX_FILE_BYTES).contains(&max_file_bytes) {
             reader.mistake(format!("WINSTON_MAX_FILE_BYTES must be between 1 and {MAX_FILE_BYTES}"));
         }
+        let max_archive_bytes =
+            reader.parsed("WINSTON_MAX_ARCHIVE_BYTES", "a number of bytes").unwrap_or(256 * 1024 * 1024);
         let segment_bytes: u64 =
             reader.parsed("WINSTON_JOURNAL_SEGMENT_BYTES", "a number of bytes").unwrap_or(8 * 1024 * 1024);
         let max_bytes = reader.parsed("WINSTON_JOURNAL_MAX_BYTES", "a number of bytes").unwrap_or(1024 * 1024 * 1024);
@@ -217,6 +225,7 @@ impl Settings {
             gateway,
             identity,
             max_file_bytes,
+            max_archive_bytes,
             journal: journal::Limits { segment_bytes, max_bytes },
             watch,
             log: log.unwrap_or_else(|| Targets::new().with_default(tracing::Level::INFO)),

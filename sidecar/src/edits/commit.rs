@@ -56,7 +56,16 @@ impl Pending {
 
     /// A version was made.
     pub(super) fn version(&mut self, path: &TenantPath, author: &Author, version: NewVersion) {
-        self.bytes += version.content.as_ref().map_or(0, Vec::len);
+        let content = version.content.map_or(Content::None, Content::keep);
+        self.version_kept(path, author, NewVersion { content: None, ..version }, content);
+    }
+
+    /// A version was made whose content is kept in this way.
+    pub(super) fn version_kept(&mut self, path: &TenantPath, author: &Author, version: NewVersion, content: Content) {
+        self.bytes += match &content {
+            Content::Inline(bytes) | Content::Object(bytes) => bytes.len(),
+            Content::None | Content::Stored => 0,
+        };
         self.records.push(NewRecord {
             timestamp: Timestamp::now(),
             path: path.as_str().to_owned(),
@@ -68,9 +77,37 @@ impl Pending {
             previous_hash: version.previous,
             size: Some(version.size),
             generation: author.generation,
-            content_omitted: version.content.is_none(),
-            content: version.content.map_or(Content::None, Content::keep),
+            content_omitted: content == Content::None,
+            content,
         });
+    }
+
+    /// A file has another path now. `version` is its content, `previous` what was at `to`. Its content is in history already, under `from`,
+    /// so the record carries none.
+    pub(super) fn moved(
+        &mut self,
+        from: &TenantPath,
+        to: &TenantPath,
+        author: &Author,
+        hash: Option<ContentHash>,
+        previous: Option<ContentHash>,
+        size: u64,
+    ) {
+        self.records.push(NewRecord {
+            timestamp: Timestamp::now(),
+            path: to.as_str().to_owned(),
+            previous_path: Some(from.as_str().to_owned()),
+            source: author.source,
+            action: Action::Rename,
+            actor: author.actor.clone(),
+            hash,
+            previous_hash: previous,
+            size: Some(size),
+            generation: author.generation,
+            content_omitted: hash.is_none(),
+            content: Content::None,
+        });
+        self.index.push(Update::Gone { path: from.clone() });
     }
 
     /// A file was removed.
@@ -106,22 +143,7 @@ impl Pending {
         stat: Stat,
         at_ns: i64,
     ) {
-        self.records.push(NewRecord {
-            timestamp: Timestamp::now(),
-            path: to.as_str().to_owned(),
-            previous_path: Some(from.as_str().to_owned()),
-            source: author.source,
-            action: Action::Rename,
-            actor: author.actor.clone(),
-            hash,
-            previous_hash: previous,
-            size: Some(size),
-            generation: author.generation,
-            content_omitted: hash.is_none(),
-            // The record that made the version has it.
-            content: Content::None,
-        });
-        self.index.push(Update::Gone { path: from.clone() });
+        self.moved(from, to, author, hash, previous, size);
         self.seen(to, Version { hash, source: author.source }, stat, at_ns);
     }
 

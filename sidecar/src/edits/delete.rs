@@ -151,7 +151,7 @@ impl Edits {
 
     /// Puts a file back that was taken out. Where the agent has made another one meanwhile, or removed the directory, the old one
     /// becomes history instead.
-    fn put_back_deleted(&self, id: &str, path: &TenantPath, pending: &mut Pending) -> Result<(), EditError> {
+    pub(super) fn put_back_deleted(&self, id: &str, path: &TenantPath, pending: &mut Pending) -> Result<(), EditError> {
         let returned =
             self.root.parent(path).and_then(|parent| rename_back(self.staging.dir(), id, &parent.dir, parent.name));
         match returned {

@@ -31,7 +31,7 @@ impl Current {
         self.file.as_ref().and_then(|file| file.hash)
     }
 
-    const ABSENT: Self = Self { file: None, recorded: None, unstable: false };
+    pub(super) const ABSENT: Self = Self { file: None, recorded: None, unstable: false };
 }
 
 impl Edits {

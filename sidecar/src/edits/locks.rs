@@ -33,4 +33,9 @@ impl PathLocks {
         let shards: std::collections::BTreeSet<_> = paths.map(|path| self.shard(path)).collect();
         self.take(shards.into_iter())
     }
+
+    /// Locks every path: for an edit that changes the paths of files that it does not name.
+    pub(super) fn lock_tree(&self) -> Guards<'_> {
+        self.take(0..SHARDS)
+    }
 }

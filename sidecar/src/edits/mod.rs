@@ -13,6 +13,8 @@ mod put;
 mod recover;
 mod staging;
 mod swap;
+mod transaction;
+mod tree;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -25,7 +27,10 @@ use crate::index::{Index, Version};
 use crate::journal::{self, Journal, JournalError};
 
 pub(crate) use absorb::Move;
+pub(crate) use transaction::{Outcome, SetError, Transaction};
+
 use locks::PathLocks;
+use put::{NEW_CONFIG_MODE, NEW_FILE_MODE};
 use staging::Staging;
 
 /// Attempts at an edit while the agent changes the same path underneath us.
@@ -67,6 +72,21 @@ pub(crate) enum EditError {
     /// Over the size limit.
     #[error("file is larger than {limit} bytes")]
     TooLarge { limit: u64 },
+    /// More in one request than one transaction takes.
+    #[error("at most {limit} {what} in one request")]
+    TooMany { what: &'static str, limit: u64 },
+    /// A path is named twice in one transaction.
+    #[error("this path is named twice")]
+    Duplicate,
+    /// A directory that the tenant cannot be without, or that holds one.
+    #[error("this directory is needed and cannot be removed or moved")]
+    Protected,
+    /// A directory with entries, and nobody said that they may go.
+    #[error("the directory is not empty")]
+    NotEmpty,
+    /// A directory cannot go into itself.
+    #[error("a directory cannot go into itself")]
+    IntoItself,
     /// The precondition does not hold.
     #[error("the file has changed")]
     PreconditionFailed { current: Option<ContentHash> },

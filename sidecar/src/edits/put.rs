@@ -16,8 +16,8 @@ use crate::fs::{FsError, Stat, TenantPath};
 use crate::index::Version;
 
 /// Mode of a new file, and of a new `openclaw.json`, which may hold secrets.
-const NEW_FILE_MODE: u32 = 0o644;
-const NEW_CONFIG_MODE: u32 = 0o600;
+pub(super) const NEW_FILE_MODE: u32 = 0o644;
+pub(super) const NEW_CONFIG_MODE: u32 = 0o600;
 
 /// One write, the same through all attempts.
 struct Put<'a> {

@@ -8,7 +8,7 @@ use super::commit::{NewVersion, Pending, agent, now_ns};
 use super::examine::Seen;
 use super::intent::{self, Intent};
 use super::staging::Displaced;
-use super::{Author, EditError, Edits};
+use super::{Author, EditError, Edits, transaction};
 use crate::fs::{Class, FsError, Stat, TenantPath, rename_back};
 use crate::index::Version;
 use crate::journal::JournalError;
@@ -33,6 +33,18 @@ impl Edits {
     fn recover(&self) -> Result<(), JournalError> {
         self.staging.settle_kept()?;
         let mut unsettled = HashSet::new();
+        for name in self.staging.names()? {
+            let Some((id, set)) = transaction::read_intent(self.staging.dir(), &name) else { continue };
+            tracing::info!(id, steps = set.steps.len(), "settling a transaction that a crash interrupted");
+            match self.settle_set(&set) {
+                Ok(()) => {}
+                Err(EditError::Journal(error)) => return Err(error),
+                Err(error) => {
+                    tracing::error!(id, %error, "could not settle an interrupted transaction; it stays in .winston/staging");
+                    unsettled.insert(id.to_owned());
+                }
+            }
+        }
         for name in self.staging.names()? {
             let Some((id, intent)) = intent::read(self.staging.dir(), &name) else { continue };
             let Ok(path) = TenantPath::parse(&intent.path) else { continue };

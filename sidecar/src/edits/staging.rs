@@ -25,6 +25,9 @@ pub(super) struct Staging {
 /// Ending of the second name that keeps an old version while it is replaced.
 const KEPT: &str = ".kept";
 
+/// Directories of a removed tree that may turn out not to be empty after all.
+const REMOVALS: usize = 1000;
+
 /// Owner and permission bits of a new file.
 pub(super) struct Ownership {
     pub(super) mode: u32,
@@ -60,15 +63,7 @@ impl Staging {
         failpoint::fails("stage-write")?;
         file.write_all(content)?;
         failpoint::here("staged-written");
-        if let Some((uid, gid)) = ownership.owner {
-            match rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))) {
-                Ok(()) => {}
-                // Only root can give files away; everybody else keeps their own.
-                Err(Errno::PERM) if !rustix::process::geteuid().is_root() => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-        rustix::fs::fchmod(&file, Mode::from_raw_mode(ownership.mode & 0o1777))?;
+        own(&file, ownership)?;
         failpoint::fails("stage-sync")?;
         file.sync_all()?;
         failpoint::here("staged-synced");
@@ -127,6 +122,80 @@ impl Staging {
         }
     }
 
+    /// Gives a staged file the owner and mode of the one that it replaces, durably.
+    pub(super) fn adopt(&self, id: &str, ownership: &Ownership) -> Result<(), FsError> {
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file = File::from(rustix::fs::openat(&self.dir, id, flags, Mode::empty())?);
+        own(&file, ownership)?;
+        Ok(file.sync_all()?)
+    }
+
+    /// Stat of a staged name; `None` when there is nothing.
+    pub(super) fn stat(&self, id: &str) -> Result<Option<Stat>, FsError> {
+        stat_at(&self.dir, id)
+    }
+
+    /// Removes one staged name, whatever it is. What cannot be removed now is removed at the next start.
+    pub(super) fn discard(&self, name: &str) {
+        match self.remove(name) {
+            Ok(()) | Err(FsError::NotFound) => {}
+            Err(error) => tracing::warn!(%error, name, "could not clear a staged file"),
+        }
+    }
+
+    fn remove(&self, name: &str) -> Result<(), FsError> {
+        match unlink(&self.dir, name) {
+            Err(FsError::NotAFile(EntryKind::Directory)) => self.remove_tree(name),
+            // What POSIX says instead of EISDIR.
+            Err(FsError::Denied) if matches!(self.stat(name), Ok(Some(stat)) if stat.kind == EntryKind::Directory) => {
+                self.remove_tree(name)
+            }
+            done => done,
+        }
+    }
+
+    /// Removes a staged directory and everything in it. Directories inside first move up beside it, so that neither depth costs stack or
+    /// handles nor anything is ever reached through a path that somebody could change.
+    fn remove_tree(&self, name: &str) -> Result<(), FsError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let id = name.split('.').next().unwrap_or(name).to_owned();
+        let (mut waiting, mut again) = (vec![name.to_owned()], 0);
+        while let Some(name) = waiting.pop() {
+            let dir = match rustix::fs::openat(&self.dir, &name, flags, Mode::empty()) {
+                // The tenant's user may have taken every right away from a directory of its own.
+                Err(Errno::ACCESS) => {
+                    rustix::fs::chmodat(&self.dir, &name, Mode::from_raw_mode(0o700), AtFlags::empty())?;
+                    rustix::fs::openat(&self.dir, &name, flags, Mode::empty())?
+                }
+                opened => opened?,
+            };
+            let mut failed = Ok(());
+            Root::each_entry(dir.as_fd(), |entry| {
+                let done = if entry.stat.kind == EntryKind::Directory {
+                    let raised = format!("{id}.d{}", self.counter.fetch_add(1, Ordering::Relaxed));
+                    let moved = rustix::fs::renameat(&dir, entry.name.as_slice(), &self.dir, &raised);
+                    moved.map(|()| waiting.push(raised))
+                } else {
+                    rustix::fs::unlinkat(&dir, entry.name.as_slice(), AtFlags::empty())
+                };
+                if let Err(errno) = done {
+                    failed = Err(FsError::from(errno));
+                }
+            })?;
+            failed?;
+            match rustix::fs::unlinkat(&self.dir, &name, AtFlags::REMOVEDIR) {
+                Ok(()) => {}
+                // Somebody with a handle on it is still writing there.
+                Err(Errno::NOTEMPTY | Errno::EXIST) if again < REMOVALS => {
+                    again += 1;
+                    waiting.push(name);
+                }
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+
     /// Names of everything that is staged.
     pub(super) fn names(&self) -> Result<Vec<String>, FsError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -162,10 +231,20 @@ impl Staging {
             if unsettled.contains(id) {
                 continue;
             }
-            if let Err(errno) = rustix::fs::unlinkat(&self.dir, &name, AtFlags::empty()) {
-                tracing::warn!(%errno, name, "could not clear a staged file");
-            }
+            self.discard(&name);
         }
         Ok(())
     }
+}
+
+fn own(file: &File, ownership: &Ownership) -> Result<(), FsError> {
+    if let Some((uid, gid)) = ownership.owner {
+        match rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))) {
+            Ok(()) => {}
+            // Only root can give files away; everybody else keeps their own.
+            Err(Errno::PERM) if !rustix::process::geteuid().is_root() => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(rustix::fs::fchmod(file, Mode::from_raw_mode(ownership.mode & 0o1777))?)
 }

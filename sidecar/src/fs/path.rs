@@ -92,6 +92,16 @@ impl TenantPath {
         }
     }
 
+    /// The directory that holds it; `None` for the root.
+    pub(crate) fn parent(&self) -> Option<Self> {
+        self.split().map(|(parent, _)| Self(parent.into()))
+    }
+
+    /// This path, as it is below `from`, below `to` instead; `None` when it is not below `from` or gets too long.
+    pub(crate) fn rebased(&self, from: &TenantPath, to: &TenantPath) -> Option<Self> {
+        Self::parse(&format!("{to_text}/{below}", to_text = to.0, below = self.below(from)?)).ok()
+    }
+
     /// The path of an entry of this directory; `None` when the name cannot be part of a path.
     pub(crate) fn child(&self, name: &str) -> Option<Self> {
         if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']) {
@@ -119,6 +129,19 @@ impl TenantPath {
 impl fmt::Display for TenantPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(if self.0.is_empty() { "." } else { &self.0 })
+    }
+}
+
+impl serde::Serialize for TenantPath {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for TenantPath {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text: std::borrow::Cow<'de, str> = serde::Deserialize::deserialize(deserializer)?;
+        Self::parse(&text).map_err(serde::de::Error::custom)
     }
 }
 

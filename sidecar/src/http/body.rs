@@ -124,6 +124,20 @@ pub(super) struct ReadBody {
     _share: OwnedSemaphorePermit,
 }
 
+impl ReadBody {
+    /// Takes a share of the budget for `bytes` that are no body but come from one.
+    pub(super) async fn share(bytes: u64, budget: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, ApiError> {
+        let kib = bytes.div_ceil(1024).clamp(1, BODY_BUDGET_KIB as u64) as u32;
+        match tokio::time::timeout(BUDGET_TIME, Arc::clone(budget).acquire_many_owned(kib)).await {
+            Ok(Ok(share)) => Ok(share),
+            _ => {
+                let message = "too many large request bodies at once";
+                Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message))
+            }
+        }
+    }
+}
+
 /// Reads a request body of at most `limit` bytes.
 pub(super) async fn read(
     body: Incoming,
@@ -137,12 +151,7 @@ pub(super) async fn read(
         return Err(ApiError::too_large(limit));
     }
     // A body of unknown length is counted as the largest possible one; nobody's share is larger than all there is.
-    let kib = announced.unwrap_or(limit).div_ceil(1024).clamp(1, BODY_BUDGET_KIB as u64) as u32;
-    let share = tokio::time::timeout(BUDGET_TIME, Arc::clone(budget).acquire_many_owned(kib)).await;
-    let Ok(Ok(share)) = share else {
-        let message = "too many large request bodies at once";
-        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message));
-    };
+    let share = ReadBody::share(announced.unwrap_or(limit), budget).await?;
     let limited = Limited::new(body, usize::try_from(limit).unwrap_or(usize::MAX));
     match tokio::time::timeout(BODY_TIME, limited.collect()).await {
         Ok(Ok(collected)) => Ok(ReadBody { bytes: collected.to_bytes(), _share: share }),

@@ -164,6 +164,13 @@ impl From<EditError> for ApiError {
             EditError::Internal => Self::new(StatusCode::FORBIDDEN, "internal_path", message),
             EditError::Secret => Self::new(StatusCode::FORBIDDEN, "secret_path", message),
             EditError::TooLarge { limit } => Self::too_large(limit),
+            EditError::TooMany { limit, .. } => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many", message).with("limit", limit)
+            }
+            EditError::Duplicate => Self::bad_request("duplicate_path", message),
+            EditError::Protected => Self::new(StatusCode::FORBIDDEN, "protected_path", message),
+            EditError::NotEmpty => Self::new(StatusCode::CONFLICT, "directory_not_empty", message),
+            EditError::IntoItself => Self::new(StatusCode::CONFLICT, "into_itself", message),
             EditError::PreconditionFailed { current } => {
                 let mut error = Self::new(StatusCode::PRECONDITION_FAILED, "precondition_failed", message)
                     .with("current_hash", current.map(|hash| hash.to_string()));

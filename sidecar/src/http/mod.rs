@@ -3,6 +3,7 @@
 //! Plain HTTP/1.1 on hyper. Every limit has an answer: too many connections wait in the listen queue, slow heads are cut after
 //! ten seconds, bodies have a size and a time limit, and memory for bodies is one shared budget.
 
+mod archive;
 mod auth;
 mod body;
 mod conditional;
@@ -46,6 +47,8 @@ pub(crate) struct App {
     pub(crate) writes: Arc<Semaphore>,
     /// KiB of request bodies that may be in memory at once.
     pub(crate) body_budget: Arc<Semaphore>,
+    /// Most bytes of one uploaded archive and of what is in it.
+    pub(crate) max_archive_bytes: u64,
     /// Places for answers that take long.
     pub(crate) streams: Streams,
     pub(crate) counters: HttpCounters,

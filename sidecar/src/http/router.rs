@@ -7,6 +7,9 @@
 //! | `GET /version`, `GET /metrics` | [`routes::metrics`] |
 //! | `GET /files?path=` | [`routes::list`] |
 //! | `GET`, `PUT`, `DELETE /files/<path>` | [`routes::files`] |
+//! | `POST /files/<path>?op=`, `DELETE` of directories | [`routes::ops`] |
+//! | `POST /batch` | [`routes::batch`] |
+//! | `PUT /archive/<directory>` | [`routes::extract`] |
 //! | `GET /archive/<directory>` | [`routes::archive`] |
 //! | `GET /search?q=` | [`routes::search`] |
 //! | `GET /changes` | [`routes::changes`] |
@@ -44,7 +47,11 @@ pub(super) async fn route(app: &App, request: Request<Incoming>) -> Result<Respo
         return routes::files::file(app, &encoded, request).await;
     }
     if let Some(encoded) = path.strip_prefix("/archive/") {
-        get(&request, "GET, HEAD")?;
+        if request.method() == Method::PUT {
+            let encoded = encoded.to_owned();
+            return routes::extract::extract(app, &encoded, request).await;
+        }
+        get(&request, "GET, HEAD, PUT")?;
         return routes::archive::archive(app, encoded, &request).await;
     }
     if let Some(rest) = path.strip_prefix("/winston/") {
@@ -52,6 +59,7 @@ pub(super) async fn route(app: &App, request: Request<Incoming>) -> Result<Respo
         return routes::winston::winston(app, &rest, request).await;
     }
     match path {
+        "/batch" => routes::batch::batch(app, request).await,
         "/version" => {
             get(&request, "GET, HEAD")?;
             Ok(routes::metrics::version(app))

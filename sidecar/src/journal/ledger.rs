@@ -38,7 +38,7 @@ impl Ledger {
     pub(super) fn appended(&self, records: &[NewRecord], changes: &[Change]) {
         let mut state = self.lock();
         for (record, change) in records.iter().zip(changes) {
-            if let (Content::Object(_), Some(hash)) = (&record.content, change.hash) {
+            if let (Content::Object(_) | Content::Stored, Some(hash)) = (&record.content, change.hash) {
                 state.objects.insert(hash, change.seq);
             }
             if state.recent.len() == RECENT_CHANGES {

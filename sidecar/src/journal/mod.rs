@@ -29,6 +29,7 @@ mod tail;
 mod usage;
 mod writer;
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -100,6 +101,8 @@ pub(crate) struct Journal {
     /// Held from writing a content in `.winston/objects/` until its record is in the journal, and while contents or segments are removed
     /// or rewritten.
     tidy: Mutex<()>,
+    /// Contents in `.winston/objects/` that a record is about to need, with the number of their holders.
+    kept: Mutex<HashMap<ContentHash, usize>>,
 }
 
 /// Open handles on the journal's directories.
@@ -141,8 +144,8 @@ impl Opening {
             segment_bytes: limits.segment_bytes,
             head: head_sender,
         })?;
-        let (epoch, tidy) = (Mutex::new(epoch), Mutex::new(()));
-        Ok(Journal { epoch, dirs, writer, head, ledger, usage, limits, corrupt: replayed.corrupt, tidy })
+        let (epoch, tidy, kept) = (Mutex::new(epoch), Mutex::new(()), Mutex::default());
+        Ok(Journal { epoch, dirs, writer, head, ledger, usage, limits, corrupt: replayed.corrupt, tidy, kept })
     }
 }
 
@@ -220,7 +223,11 @@ impl Journal {
         Ok(())
     }
 
+    /// Removes a large content, unless a record is about to need it.
     fn remove_object(&self, hash: ContentHash) -> Result<(), JournalError> {
+        if self.kept().contains_key(&hash) {
+            return Ok(());
+        }
         self.usage.remove(objects::remove(&self.dirs, hash)?);
         Ok(())
     }
@@ -282,6 +289,49 @@ impl Journal {
             }
         }
         Ok(())
+    }
+
+    /// Stores a content durably ahead of its record, which then says [`Content::Stored`]. It stays until [`Journal::release_objects`]
+    /// even when nothing else needs it. Blocking.
+    pub(crate) fn keep_object(&self, hash: ContentHash, bytes: &[u8]) -> Result<(), JournalError> {
+        let _held = self.hold();
+        if let Some(added) = objects::write(&self.dirs, hash, bytes)? {
+            self.usage.add(added);
+            self.usage.count_flush();
+        }
+        // Also for one that was there: nothing says that its name is on disk already.
+        objects::flush_names(&self.dirs)?;
+        self.usage.count_flush();
+        *self.kept().entry(hash).or_default() += 1;
+        Ok(())
+    }
+
+    /// Ends [`Journal::keep_object`], once per call of it: from now on a content stays only if a record needs it. Blocking.
+    pub(crate) fn release_objects(&self, hashes: &[ContentHash]) {
+        let _held = self.hold();
+        for hash in hashes {
+            let released = {
+                let mut kept = self.kept();
+                let left = kept.get(hash).map_or(0, |holders| holders - 1);
+                if left > 0 {
+                    kept.insert(*hash, left)
+                } else {
+                    kept.remove(hash)
+                };
+                left == 0
+            };
+            if released
+                && !self.ledger.needs(*hash)
+                && let Err(error) = self.remove_object(*hash)
+            {
+                // The next start removes it.
+                tracing::warn!(%hash, %error, "could not remove a content that nothing needs");
+            }
+        }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, HashMap<ContentHash, usize>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Last durable sequence number; changes when records are appended.

@@ -18,6 +18,8 @@ pub(crate) enum Content {
     Inline(Vec<u8>),
     /// In `.winston/objects/`; the bytes are carried only on the way there.
     Object(Vec<u8>),
+    /// In `.winston/objects/` already (see [`super::Journal::keep_object`]).
+    Stored,
 }
 
 impl Content {
@@ -51,6 +53,7 @@ impl NewRecord {
         match &self.content {
             Content::None | Content::Inline(_) => 0,
             Content::Object(bytes) => bytes.len() as u64,
+            Content::Stored => self.size.unwrap_or(0),
         }
     }
 }
@@ -104,7 +107,7 @@ pub(crate) fn encode(change: &Change, content: &Content, line: &mut Vec<u8>) -> 
             Ok(text) => (Some(text), None),
             Err(_) => (None, Some(BASE64.encode(bytes))),
         },
-        Content::None | Content::Object(_) => (None, None),
+        Content::None | Content::Object(_) | Content::Stored => (None, None),
     };
     let start = line.len();
     serde_json::to_writer(&mut *line, &LineOut { change, content: text, content_base64: binary })?;

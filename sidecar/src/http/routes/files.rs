@@ -35,8 +35,9 @@ pub(in super::super) async fn file(
     let answered = match *request.method() {
         Method::GET | Method::HEAD => content::read(app, &path, &request).await,
         Method::PUT => write(app, &path, request).await,
-        Method::DELETE => delete(app, &path, request.headers()).await,
-        _ => Err(ApiError::method("GET, HEAD, PUT, DELETE")),
+        Method::DELETE => super::ops::delete(app, &path, &request).await,
+        Method::POST => super::ops::post(app, &path, request).await,
+        _ => Err(ApiError::method("GET, HEAD, PUT, DELETE, POST")),
     };
     answered.map_err(|error| error.not_found_as("File not found").about(&path))
 }
@@ -121,28 +122,7 @@ fn json_content(body: &[u8]) -> Result<Bytes, ApiError> {
     }
 }
 
-#[derive(Serialize)]
-struct DeleteAnswer<'a> {
-    success: bool,
-    path: &'a str,
-    /// Position in the journal; `null` for links and special files, which have no history.
-    seq: Option<u64>,
-}
-
-async fn delete(app: &App, path: &TenantPath, headers: &HeaderMap) -> Result<Response<Body>, ApiError> {
-    app.edits.permit(path)?;
-    let (author, precondition) = (author(headers)?, precondition(headers)?);
-    let turn = Arc::clone(&app.writes).acquire_owned().await.map_err(|_| ApiError::internal("shutting down"))?;
-    let (edits, target) = (Arc::clone(&app.edits), path.clone());
-    let seq = blocking(move || {
-        let _turn = turn;
-        edits.delete(&target, &author, precondition)
-    })
-    .await?;
-    super::json_or_error(&DeleteAnswer { success: true, path: path.as_str(), seq })
-}
-
-fn author(headers: &HeaderMap) -> Result<Author, ApiError> {
+pub(super) fn author(headers: &HeaderMap) -> Result<Author, ApiError> {
     let actor = match headers.get(ACTOR) {
         None => None,
         Some(value) => match value.to_str() {
@@ -157,7 +137,7 @@ fn author(headers: &HeaderMap) -> Result<Author, ApiError> {
 }
 
 /// `If-Match: "<hash>"` or `*`, `If-None-Match: *`; at most one of them.
-fn precondition(headers: &HeaderMap) -> Result<Precondition, ApiError> {
+pub(super) fn precondition(headers: &HeaderMap) -> Result<Precondition, ApiError> {
     let text = |name| headers.get(name).map(|value: &HeaderValue| value.to_str().unwrap_or("").trim());
     let bad = |message: &str| ApiError::bad_request("bad_precondition", message);
     match (text(IF_MATCH), text(IF_NONE_MATCH)) {

@@ -1,14 +1,17 @@
 //! One file per endpoint.
 
 pub(super) mod archive;
+pub(super) mod batch;
 pub(super) mod changes;
 mod content;
+pub(super) mod extract;
 pub(super) mod files;
 pub(super) mod gateway;
 pub(super) mod health;
 pub(super) mod list;
 pub(super) mod metrics;
 mod old_names;
+pub(super) mod ops;
 pub(super) mod search;
 pub(super) mod status;
 pub(super) mod watch;
