@@ -149,6 +149,16 @@ impl Index {
         self.lock().remove(path);
     }
 
+    /// Shows the files behind a path, in the order of their paths' bytes, until `visit` says no.
+    pub(crate) fn each_after(&self, after: Option<&str>, visit: &mut dyn FnMut(&str, Version) -> bool) {
+        let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
+        for (path, entry) in self.lock().range::<str, _>((from, std::ops::Bound::Unbounded)) {
+            if !visit(path, entry.version) {
+                return;
+            }
+        }
+    }
+
     /// Number of tracked files.
     pub(crate) fn len(&self) -> usize {
         self.lock().len()

@@ -8,8 +8,10 @@ mod delete;
 mod examine;
 mod intent;
 mod locks;
+mod look;
 mod put;
 mod recover;
+mod restate;
 mod staging;
 mod swap;
 
@@ -23,6 +25,8 @@ use winston_wire::{Base, ContentHash, Source};
 use crate::fs::{Class, EntryKind, FsError, Layout, Root, TenantPath};
 use crate::index::{Index, Version};
 use crate::journal::{Journal, JournalError};
+
+pub(crate) use look::Look;
 
 use locks::PathLocks;
 use staging::Staging;

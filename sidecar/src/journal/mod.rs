@@ -191,6 +191,13 @@ impl Journal {
         reader::read(&self.dirs, cursor, self.head_seq(), max_records, max_bytes)
     }
 
+    /// The change with this number, while its record is here and readable. Blocking.
+    pub(crate) fn change_at(&self, seq: u64) -> Option<Change> {
+        let mut cursor = Cursor::after(seq.checked_sub(1)?);
+        let batch = self.read(&mut cursor, 1, usize::MAX).ok()?;
+        batch.records.into_iter().map(|record| record.change).find(|change| change.seq == seq)
+    }
+
     /// A content that was too large for its record. Blocking.
     pub(crate) fn object(&self, hash: ContentHash) -> Result<Option<Vec<u8>>, JournalError> {
         segment::read_object(&self.dirs, hash)
