@@ -6,6 +6,7 @@ pub mod demo;
 pub mod gateway;
 pub mod http;
 pub mod process;
+pub mod script;
 pub mod sidecar;
 pub mod tenant;
 pub mod wait;

@@ -8,10 +8,15 @@ mod applied;
 mod apply;
 mod backoff;
 mod client;
+mod conflicts;
 mod engine;
+mod entropy;
+mod identity;
+mod reconcile;
 mod status;
 mod upload;
 
 pub(crate) use client::ControlClient;
+pub(crate) use conflicts::{Resolve, ResolveError};
 pub(crate) use engine::Engine;
 pub(crate) use status::{SyncReport, SyncStatus};
