@@ -6,6 +6,8 @@
 //! | `GET /status` | [`routes::status`] |
 //! | `GET /files?path=` | [`routes::list`] |
 //! | `GET`, `PUT`, `DELETE /files/<path>` | [`routes::files`] |
+//! | `PATCH /files/<path>`, `POST /files/<path>?op=merge` | [`routes::merge`] |
+//! | `GET /conflicts`, `GET`, `POST /conflicts/<path>` | [`routes::conflicts`] |
 //! | `GET /changes?limit=` | [`routes::changes`] |
 //! | `GET /gateway`, `GET /gateway/logs?limit=` | [`routes::gateway`] |
 //! | `POST /gateway/start`, `/gateway/stop`, `/gateway/restart` | [`routes::gateway`] |
@@ -34,7 +36,15 @@ pub(super) async fn route(app: &App, request: Request<Incoming>) -> Result<Respo
         let encoded = encoded.to_owned();
         return routes::files::file(app, &encoded, request).await;
     }
+    if let Some(encoded) = path.strip_prefix("/conflicts/") {
+        let encoded = encoded.to_owned();
+        return routes::conflicts::conflict(app, &encoded, request).await;
+    }
     match path {
+        "/conflicts" => {
+            get(&request, "GET, HEAD")?;
+            Ok(routes::conflicts::list(app))
+        }
         "/status" => {
             get(&request, "GET, HEAD")?;
             Ok(routes::status::status(app))

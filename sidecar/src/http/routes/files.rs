@@ -24,7 +24,7 @@ const CACHED_BYTES: usize = 64 * 1024;
 /// No content has this hash (or if one has, nobody can name it).
 const NO_VERSION: ContentHash = ContentHash::from_bytes([0; 32]);
 
-const RAW: &str = "application/octet-stream";
+pub(super) const RAW: &str = "application/octet-stream";
 
 /// Who makes a change; any text of up to [`MAX_ACTOR`] printable bytes.
 const ACTOR: &str = "x-winston-actor";
@@ -40,7 +40,9 @@ pub(in super::super) async fn file(
         Method::GET | Method::HEAD => read(app, &path, request.headers()).await,
         Method::PUT => write(app, &path, request).await,
         Method::DELETE => delete(app, &path, request.headers()).await,
-        _ => Err(ApiError::method("GET, HEAD, PUT, DELETE")),
+        Method::PATCH => super::merge::patch(app, &path, request).await,
+        Method::POST => super::merge::post(app, &path, request).await,
+        _ => Err(ApiError::method("GET, HEAD, PUT, PATCH, POST, DELETE")),
     };
     answered.map_err(|error| error.not_found_as("File not found").about(&path))
 }
@@ -200,7 +202,7 @@ async fn write(app: &App, path: &TenantPath, request: Request<Incoming>) -> Resu
 }
 
 /// `{"content": "…"}` or `{"content_base64": "…"}`.
-fn json_content(body: &[u8]) -> Result<Bytes, ApiError> {
+pub(super) fn json_content(body: &[u8]) -> Result<Bytes, ApiError> {
     let missing = || ApiError::bad_request("missing_content", "Missing content field");
     if body.is_empty() {
         return Err(missing());
@@ -244,7 +246,7 @@ async fn delete(app: &App, path: &TenantPath, headers: &HeaderMap) -> Result<Res
     super::json_or_error(&DeleteAnswer { success: true, path: path.as_str(), seq })
 }
 
-fn author(headers: &HeaderMap) -> Result<Author, ApiError> {
+pub(super) fn author(headers: &HeaderMap) -> Result<Author, ApiError> {
     let actor = match headers.get(ACTOR) {
         None => None,
         Some(value) => match value.to_str() {
@@ -259,7 +261,7 @@ fn author(headers: &HeaderMap) -> Result<Author, ApiError> {
 }
 
 /// `If-Match: "<hash>"` or `*`, `If-None-Match: *`; at most one of them.
-fn precondition(headers: &HeaderMap) -> Result<Precondition, ApiError> {
+pub(super) fn precondition(headers: &HeaderMap) -> Result<Precondition, ApiError> {
     let text = |name| headers.get(name).map(|value: &HeaderValue| value.to_str().unwrap_or("").trim());
     let bad = |message: &str| ApiError::bad_request("bad_precondition", message);
     match (text(IF_MATCH), text(IF_NONE_MATCH)) {

@@ -1,10 +1,12 @@
 //! One file per endpoint.
 
 pub(super) mod changes;
+pub(super) mod conflicts;
 pub(super) mod files;
 pub(super) mod gateway;
 pub(super) mod health;
 pub(super) mod list;
+pub(super) mod merge;
 pub(super) mod status;
 
 use http::header::CONTENT_TYPE;
