@@ -9,6 +9,7 @@ mod db;
 mod http;
 mod keys;
 mod lifecycle;
+mod manifest;
 mod notify;
 mod path;
 mod provision;

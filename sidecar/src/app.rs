@@ -12,7 +12,7 @@ use crate::config::Settings;
 use crate::edits::{EditError, Edits};
 use crate::fs::{Root, TenantPath};
 use crate::gateway::{self, GatewayConfig, GatewayHandle, Limits};
-use crate::http::{App, BODY_BUDGET_KIB, CONCURRENT_WRITES, Server, TokenDigest};
+use crate::http::{App, BODY_BUDGET_KIB, CONCURRENT_WRITES, HttpCounters, Server, Streams, TokenDigest};
 use crate::seeds;
 use crate::sync::{ControlClient, Engine, SyncStatus};
 use crate::watch::{Watch, WatchSettings, WatchStatus};
@@ -51,6 +51,7 @@ pub(crate) async fn run(settings: Settings) -> Result<(), RunError> {
     let sync = Arc::new(SyncStatus::default());
     let engine = start_engine(&settings, &edits, &gateway, &sync)?;
     let watch_status = Arc::new(WatchStatus::default());
+    let (stop, stopped) = watch::channel(false);
     let app = App {
         token: TokenDigest::of(&settings.token),
         tenant_id: settings.tenant_id,
@@ -62,8 +63,9 @@ pub(crate) async fn run(settings: Settings) -> Result<(), RunError> {
         engine: engine.clone(),
         writes: Arc::new(Semaphore::new(CONCURRENT_WRITES)),
         body_budget: Arc::new(Semaphore::new(BODY_BUDGET_KIB)),
+        streams: Streams::new(stopped.clone()),
+        counters: HttpCounters::default(),
     };
-    let (stop, stopped) = watch::channel(false);
     let server = tokio::spawn(Server::new(listener, Arc::new(app)).run(stopped));
 
     let watching = WatchSettings { rescan: settings.rescan };
@@ -125,12 +127,11 @@ async fn listen(settings: &Settings) -> Result<TcpListener, RunError> {
 async fn open(settings: &Settings) -> Result<Arc<Edits>, RunError> {
     let path = settings.data_dir.clone();
     let owner = settings.identity.map(|identity| (identity.uid, identity.gid));
-    let (layout, max_file_bytes, segment_bytes) =
-        (settings.layout.clone(), settings.max_file_bytes, settings.segment_bytes);
+    let (layout, max_file_bytes, limits) = (settings.layout.clone(), settings.max_file_bytes, settings.journal);
     let work = move || {
         let failed = |error| RunError::DataDir { path: path.display().to_string(), error };
         let root = Root::open(&path, owner).map_err(|error| failed(error.into()))?;
-        Edits::open(Arc::new(root), layout, max_file_bytes, segment_bytes).map_err(failed)
+        Edits::open(Arc::new(root), layout, max_file_bytes, limits).map_err(failed)
     };
     spawned(work).await?.map(Arc::new)
 }

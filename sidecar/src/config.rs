@@ -11,6 +11,7 @@ use winston_wire::{GATEWAY_PORT, SIDECAR_PORT};
 
 use crate::fs::{Layout, TenantPath};
 use crate::gateway::{Identity, inherited_environment};
+use crate::journal;
 
 /// Every variable that the sidecar reads for itself. What the gateway may inherit is listed in [`inherited_environment`].
 pub(crate) const VARIABLES: &[Variable] = &[
@@ -83,7 +84,12 @@ pub(crate) const VARIABLES: &[Variable] = &[
     Variable {
         name: "WINSTON_JOURNAL_SEGMENT_BYTES",
         default: "8388608",
-        meaning: "Size, in bytes, after which the journal starts a new segment.",
+        meaning: "Size, in bytes, after which the journal starts a new segment. Large contents, which are files of their own, count.",
+    },
+    Variable {
+        name: "WINSTON_JOURNAL_MAX_BYTES",
+        default: "1073741824",
+        meaning: "Size, in bytes, of the whole journal after which the oldest contents that control lacks are dropped; their records stay. At least four segments and two files of the largest size.",
     },
     Variable {
         name: "WINSTON_RESCAN_SECONDS",
@@ -129,7 +135,7 @@ pub(crate) struct Settings {
     pub(crate) gateway: Option<GatewaySettings>,
     pub(crate) identity: Option<Identity>,
     pub(crate) max_file_bytes: u64,
-    pub(crate) segment_bytes: u64,
+    pub(crate) journal: journal::Limits,
     pub(crate) rescan: Duration,
     pub(crate) log: Targets,
 }
@@ -161,8 +167,14 @@ impl Settings {
         if !(1..=MAX_FILE_BYTES).contains(&max_file_bytes) {
             reader.mistake(format!("WINSTON_MAX_FILE_BYTES must be between 1 and {MAX_FILE_BYTES}"));
         }
-        let segment_bytes =
+        let segment_bytes: u64 =
             reader.parsed("WINSTON_JOURNAL_SEGMENT_BYTES", "a number of bytes").unwrap_or(8 * 1024 * 1024);
+        let max_bytes = reader.parsed("WINSTON_JOURNAL_MAX_BYTES", "a number of bytes").unwrap_or(1024 * 1024 * 1024);
+        if max_bytes < segment_bytes.saturating_mul(4).max(max_file_bytes.saturating_mul(2)) {
+            reader.mistake(
+                "WINSTON_JOURNAL_MAX_BYTES must be at least four times WINSTON_JOURNAL_SEGMENT_BYTES and twice WINSTON_MAX_FILE_BYTES",
+            );
+        }
         let rescan = reader.parsed("WINSTON_RESCAN_SECONDS", "a number of seconds").unwrap_or(300);
         let log = reader.parsed("WINSTON_LOG", "a level or target=level pairs");
         let mistakes = reader.finish();
@@ -180,7 +192,7 @@ impl Settings {
             gateway,
             identity,
             max_file_bytes,
-            segment_bytes,
+            journal: journal::Limits { segment_bytes, max_bytes },
             rescan: Duration::from_secs(rescan.clamp(1, MAX_RESCAN_SECONDS)),
             log: log.unwrap_or_else(|| Targets::new().with_default(tracing::Level::INFO)),
         })

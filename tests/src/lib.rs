@@ -8,5 +8,6 @@ pub mod http;
 pub mod process;
 pub mod script;
 pub mod sidecar;
+pub mod stream;
 pub mod tenant;
 pub mod wait;

@@ -153,3 +153,106 @@ async fn numbers_and_times_that_cannot_be_stored_are_the_callers_mistake() {
     }
     let _ = sidecar.post("/api/sidecar/check-in", &check_in(1)).await.expect(200);
 }
+
+/// A change that leaves `content` at `path`; with `from`, a rename.
+fn written(seq: u64, path: &str, content: &str, from: Option<&str>) -> Value {
+    let mut written = change(path);
+    written["seq"] = seq.into();
+    written["action"] = if from.is_some() { "rename" } else { "update" }.into();
+    written["hash"] = hash(content).into();
+    if let Some(from) = from {
+        written["previous_path"] = from.into();
+    }
+    written
+}
+
+#[tokio::test]
+async fn a_files_history_does_not_end_at_a_rename() {
+    let control = Control::start(&[]).await;
+    let admin = control.admin();
+    let (id, sidecar) = control.tenant("rename@test.example").await;
+    for content in ["1", "2", "3", "4", "old"] {
+        let path = format!("/api/sidecar/contents/{}", hash(content));
+        let _ = sidecar.call(Method::PUT, &path, &[], content).await.expect(204);
+    }
+    let batches = [
+        vec![written(1, "new", "old", None), written(2, "a", "1", None), written(3, "b", "2", Some("a"))],
+        // Another file takes the first place: its versions are not those of the file that left it.
+        vec![written(4, "a", "4", None), written(5, "b", "3", None), written(6, "new", "3", Some("b"))],
+    ];
+    for batch in batches.iter().chain(&batches) {
+        let batch = json!({"epoch": EPOCH, "changes": batch});
+        let _ = sidecar.post("/api/sidecar/changes", &batch).await.expect(200);
+    }
+    let list = async |query: &str| admin.get(&format!("/api/tenants/{id}/{query}")).await.expect(200).json();
+    let seqs = |list: &Value, key: &str| {
+        list[key].as_array().unwrap().iter().map(|entry| entry["seq"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    let versions = list("versions?path=new").await;
+    assert_eq!(seqs(&versions, "versions"), [6, 5, 3, 2, 1]);
+    assert_eq!(
+        (&versions["versions"][0]["path"], &versions["versions"][0]["previous_path"]),
+        (&json!("new"), &json!("b"))
+    );
+    assert_eq!(
+        (&versions["versions"][3]["path"], &versions["versions"][3]["previous_path"]),
+        (&json!("a"), &Value::Null)
+    );
+    assert_eq!(seqs(&list("versions?path=a").await, "versions"), [4, 2]);
+    // Page by page it is the same list.
+    let first = list("versions?path=new&limit=2").await;
+    let rest = list(&format!("versions?path=new&before={}", first["versions"][1]["id"])).await;
+    assert_eq!([seqs(&first, "versions"), seqs(&rest, "versions")].concat(), [6, 5, 3, 2, 1]);
+    // A rename is a change of both of its paths.
+    let changes = list("changes?path=b").await;
+    assert_eq!(seqs(&changes, "changes"), [6, 5, 3]);
+    assert_eq!(changes["changes"][0]["previous_path"], "b");
+    assert_eq!(seqs(&list("changes?path=a").await, "changes"), [4, 3, 2]);
+
+    let files = list("files").await;
+    let paths: Vec<_> = files["files"].as_array().unwrap().iter().map(|file| file["path"].clone()).collect();
+    assert_eq!(paths, ["a", "new"]);
+    // A push to where the file was before is a push to where nothing is.
+    let path = format!("/api/tenants/{id}/files/b");
+    let put = admin.call(Method::PUT, &path, &[], json!({"content": "x"}).to_string()).await;
+    assert_eq!(put.expect(200).json()["generation"], 1);
+    assert_eq!(sidecar.get("/api/sidecar/desired").await.expect(200).json()["files"][0]["base"], "absent");
+
+    // Renames to and fro for ever: bounded, and quick to list.
+    let seesaw = |seq: u64| if seq.is_multiple_of(2) { ("p", "q") } else { ("q", "p") };
+    for first in (7..1007).step_by(500) {
+        let batch: Vec<Value> = (first..first + 500)
+            .map(|seq| (seq, seesaw(seq)))
+            .map(|(seq, (from, to))| written(seq, to, "1", Some(from)))
+            .collect();
+        let _ = sidecar.post("/api/sidecar/changes", &json!({"epoch": EPOCH, "changes": batch})).await.expect(200);
+    }
+    assert_eq!(list("versions?path=p&limit=1000").await["count"], 999);
+}
+
+#[tokio::test]
+async fn desired_files_come_in_pages_of_whole_generations() {
+    let control = Control::start(&[]).await;
+    let admin = control.admin();
+    let (id, sidecar) = control.tenant("pages@test.example").await;
+    let total = 510u64;
+    for number in 1..=total {
+        let path = format!("/api/tenants/{id}/files/f{number}");
+        let _ = admin.call(Method::PUT, &path, &[], json!({"content": "x"}).to_string()).await.expect(200);
+    }
+    let mut generation = 0;
+    let mut seen = Vec::new();
+    let mut answers = 0;
+    while generation < total {
+        let path = format!("/api/sidecar/desired?generation={generation}");
+        let desired = sidecar.get(&path).await.expect(200).json();
+        for file in desired["files"].as_array().unwrap() {
+            seen.push(file["generation"].as_u64().unwrap());
+        }
+        generation = desired["generation"].as_u64().unwrap();
+        assert_eq!(seen.last(), Some(&generation));
+        answers += 1;
+    }
+    assert_eq!(seen, (1..=total).collect::<Vec<_>>());
+    assert_eq!(answers, 2);
+}

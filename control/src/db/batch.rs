@@ -54,6 +54,10 @@ pub(crate) fn check_in(report: &CheckIn) -> Result<(), &'static str> {
     if report.version.len() > MAX_VERSION_BYTES || !is_storable(report.started_at) {
         return Err("has a version or a start that no sidecar has");
     }
+    let fits = |number| i64::try_from(number).is_ok();
+    if report.manifest.is_some_and(|manifest| !fits(manifest.seq) || !fits(manifest.files)) {
+        return Err("has a manifest with a number out of range");
+    }
     if report.conflicts.len() > MAX_CONFLICTS {
         return Err("has too many conflicts");
     }
@@ -94,6 +98,17 @@ fn check_change(change: &Change) -> Result<(), BadBatch> {
     let seq = change.seq;
     path::check(&change.path).map_err(|why| BadBatch::Path { seq, why })?;
     let contradiction = |why| Err(BadBatch::Change { seq, why });
+    match (change.action, &change.previous_path) {
+        (Action::Rename, Some(previous)) => {
+            path::check(previous).map_err(|why| BadBatch::Path { seq, why })?;
+            if *previous == change.path {
+                return contradiction("a rename leads somewhere else");
+            }
+        }
+        (Action::Rename, None) => return contradiction("a rename has a previous path"),
+        (_, Some(_)) => return contradiction("only a rename has a previous path"),
+        (_, None) => {}
+    }
     if change.action == Action::Delete {
         if change.hash.is_some() {
             return contradiction("a delete has no hash");
@@ -240,6 +255,33 @@ mod tests {
         assert_eq!(check(&batch(vec![early], vec![])), Ok(()));
         let many = (1..=MAX_BATCH_CHANGES as u64 + 1).map(|seq| change(seq, None)).collect();
         assert_eq!(check(&batch(many, vec![])), Err(BadBatch::TooMany));
+    }
+
+    #[test]
+    fn a_rename_and_only_a_rename_comes_from_another_path() {
+        let moved = |action, previous: Option<&str>| {
+            let mut moved = change(1, (action != Action::Delete).then_some(1));
+            moved.action = action;
+            moved.previous_path = previous.map(Into::into);
+            check(&batch(vec![moved], vec![]))
+        };
+        assert_eq!(moved(Action::Rename, Some("workspace/OLD.md")), Ok(()));
+        for (action, previous) in [
+            (Action::Rename, None),
+            (Action::Rename, Some("workspace/SOUL.md")),
+            (Action::Rename, Some("../OLD.md")),
+            (Action::Rename, Some(".winston/epoch")),
+            (Action::Update, Some("workspace/OLD.md")),
+            (Action::Delete, Some("workspace/OLD.md")),
+        ] {
+            assert!(moved(action, previous).is_err(), "{action:?} {previous:?}");
+        }
+        let mut without_hash = change(1, None);
+        without_hash.action = Action::Rename;
+        without_hash.previous_path = Some("workspace/OLD.md".into());
+        assert!(check(&batch(vec![without_hash.clone()], vec![])).is_err());
+        without_hash.content_omitted = true;
+        assert_eq!(check(&batch(vec![without_hash], vec![])), Ok(()));
     }
 
     #[test]

@@ -26,10 +26,39 @@ pub(crate) async fn put(
     .map(drop)
 }
 
+/// The same for an upload, without waiting for the disk. The batch that refers to the content is committed later and
+/// waits for everything before it; should the database die between the two, the content is wanted again.
+pub(crate) async fn put_upload(
+    client: &impl GenericClient,
+    tenant: Uuid,
+    content_hash: &ContentHash,
+    content: &[u8],
+) -> Result<(), DbError> {
+    run(
+        client,
+        "INSERT INTO file_contents (tenant_id, hash, size, content)
+         SELECT $1, $2, $3, $4 FROM (SELECT set_config('synchronous_commit', 'off', true) AS mode) AS this
+         WHERE this.mode IS NOT NULL
+         ON CONFLICT (tenant_id, hash) DO NOTHING",
+        &[&tenant, &content_hash.as_bytes().as_slice(), &signed(content.len() as u64), &content],
+    )
+    .await
+    .map(drop)
+}
+
 /// How many bytes that are, if this tenant has them.
 pub(crate) async fn size(db: &Db, tenant: Uuid, content_hash: &ContentHash) -> Result<Option<u64>, DbError> {
+    size_in(&db.client().await?, tenant, content_hash).await
+}
+
+/// The same on a connection or in a transaction of the caller.
+pub(crate) async fn size_in(
+    client: &impl GenericClient,
+    tenant: Uuid,
+    content_hash: &ContentHash,
+) -> Result<Option<u64>, DbError> {
     let row = opt(
-        &db.client().await?,
+        client,
         "SELECT size FROM file_contents WHERE tenant_id = $1 AND hash = $2",
         &[&tenant, &content_hash.as_bytes().as_slice()],
     )

@@ -81,16 +81,9 @@ pub(crate) async fn push_in(
     actor: &str,
     files: &[Push<'_>],
 ) -> Result<Outcome, DbError> {
-    let bumped = opt(
-        tx,
-        "UPDATE tenants SET generation = generation + 1, updated_at = now() WHERE id = $1 RETURNING generation",
-        &[&tenant],
-    )
-    .await?;
-    let Some(row) = bumped else {
+    let Some(generation) = next_generation(tx, tenant).await? else {
         return Ok(Outcome::NoTenant);
     };
-    let generation: i64 = row.get(0);
     let mut pushed = Vec::with_capacity(files.len());
     for file in files {
         let current = known(tx, tenant, file.path).await?;
@@ -99,7 +92,7 @@ pub(crate) async fn push_in(
         };
         pushed.push(store(tx, tenant, actor, generation, file, base).await?);
     }
-    run(tx, "SELECT pg_notify($1, $2)", &[&CHANNEL, &tenant.to_string()]).await?;
+    wake(tx, tenant).await?;
     Ok(Outcome::Pushed(pushed))
 }
 
@@ -123,22 +116,72 @@ async fn store(
     file: &Push<'_>,
     base: Base,
 ) -> Result<Pushed, DbError> {
-    let content_hash = file.content.map(|content| ContentHash::from_bytes(Sha256::digest(content).into()));
-    let mut version = None;
-    if let (Some(content), Some(content_hash)) = (file.content, content_hash) {
+    let mut wanted = None;
+    if let Some(content) = file.content {
+        let content_hash = ContentHash::from_bytes(Sha256::digest(content).into());
         contents::put(tx, tenant, &content_hash, content).await?;
+        wanted = Some(content_hash);
+    }
+    let pushed = set(tx, tenant, actor, generation, Want { path: file.path, hash: wanted, base }).await?;
+    audit::record(
+        tx,
+        audit::Entry {
+            tenant: Some(tenant),
+            actor,
+            action: if wanted.is_some() { "file.push" } else { "file.push_delete" },
+            resource: "file",
+            id: file.path.to_owned(),
+            details: json!({"generation": generation, "hash": wanted, "base": base}),
+        },
+    )
+    .await?;
+    Ok(pushed)
+}
+
+/// What a path should have.
+pub(super) struct Want<'a> {
+    /// The path.
+    pub(super) path: &'a str,
+    /// Hash of a content that is stored; none for a delete.
+    pub(super) hash: Option<ContentHash>,
+    /// What the disk should have before.
+    pub(super) base: Base,
+}
+
+/// Takes the next generation, and with it the lock that puts the pushes of a tenant in order. Nothing, when there is
+/// no such tenant.
+pub(super) async fn next_generation(tx: &Transaction<'_>, tenant: Uuid) -> Result<Option<i64>, DbError> {
+    let row = opt(
+        tx,
+        "UPDATE tenants SET generation = generation + 1, updated_at = now() WHERE id = $1 RETURNING generation",
+        &[&tenant],
+    )
+    .await?;
+    Ok(row.map(|row| row.get(0)))
+}
+
+/// Wakes the tenant's long polls once the transaction is committed.
+pub(super) async fn wake(tx: &Transaction<'_>, tenant: Uuid) -> Result<(), DbError> {
+    run(tx, "SELECT pg_notify($1, $2)", &[&CHANNEL, &tenant.to_string()]).await.map(drop)
+}
+
+/// Makes it the newest push of its path: a version, unless it is a delete, and the desired file.
+pub(super) async fn set(
+    tx: &Transaction<'_>,
+    tenant: Uuid,
+    actor: &str,
+    generation: i64,
+    want: Want<'_>,
+) -> Result<Pushed, DbError> {
+    let wanted = want.hash.as_ref().map(|hash| hash.as_bytes().as_slice());
+    let mut version = None;
+    if wanted.is_some() {
         let row = one(
             tx,
             "INSERT INTO file_snapshots (tenant_id, file_path, hash, size, source, actor, generation, modified_at)
-             VALUES ($1, $2, $3, $4, 'system', $5, $6, now()) RETURNING id",
-            &[
-                &tenant,
-                &file.path,
-                &content_hash.as_bytes().as_slice(),
-                &signed(content.len() as u64),
-                &actor,
-                &generation,
-            ],
+             SELECT $1, $2, hash, size, 'system', $4, $5, now() FROM file_contents WHERE tenant_id = $1 AND hash = $3
+             RETURNING id",
+            &[&tenant, &want.path, &wanted, &actor, &generation],
         )
         .await?;
         version = Some(row.get(0));
@@ -150,41 +193,32 @@ async fn store(
          ON CONFLICT (tenant_id, path_hash) DO UPDATE SET
              generation = EXCLUDED.generation, hash = EXCLUDED.hash, base = EXCLUDED.base,
              actor = EXCLUDED.actor, pushed_at = now()",
-        &[
-            &tenant,
-            &file.path,
-            &generation,
-            &content_hash.as_ref().map(|hash| hash.as_bytes().as_slice()),
-            &base.to_string(),
-            &actor,
-        ],
+        &[&tenant, &want.path, &generation, &wanted, &want.base.to_string(), &actor],
     )
     .await?;
-    audit::record(
-        tx,
-        audit::Entry {
-            tenant: Some(tenant),
-            actor,
-            action: if content_hash.is_some() { "file.push" } else { "file.push_delete" },
-            resource: "file",
-            id: file.path.to_owned(),
-            details: json!({"generation": generation, "hash": content_hash, "base": base}),
-        },
-    )
-    .await?;
-    Ok(Pushed { generation: unsigned(generation), hash: content_hash, version })
+    Ok(Pushed { generation: unsigned(generation), hash: want.hash, version })
 }
 
-/// Desired files newer than `generation`.
+/// Most files of an answer, unless one generation has more.
+const PAGE_FILES: usize = 500;
+/// About the most bytes of paths and actors in an answer, as JSON, unless one generation has more.
+const PAGE_BYTES: usize = 4 << 20;
+
+/// Desired files newer than `generation`, whole generations only. Where not all fit into one answer, its generation is
+/// the last one that is contained, and the sidecar comes again from there.
 pub(crate) async fn since(client: &impl GenericClient, tenant: Uuid, generation: u64) -> Result<Desired, DbError> {
-    // One statement, so that the generation and the files are of the same moment.
+    // One statement, so that the generation and the files are of the same moment. Files of one push are of one
+    // generation, and only they; `WITH TIES` keeps those together.
     let rows = all(
         client,
         "SELECT t.generation, d.file_path, d.generation, d.hash, d.base, d.actor
          FROM tenants t
-         LEFT JOIN desired_files d ON d.tenant_id = t.id AND d.generation > $2
+         LEFT JOIN LATERAL (
+             SELECT * FROM desired_files WHERE tenant_id = t.id AND generation > $2
+             ORDER BY generation FETCH FIRST $3 ROWS WITH TIES
+         ) d ON true
          WHERE t.id = $1 ORDER BY d.generation, d.file_path",
-        &[&tenant, &signed(generation)],
+        &[&tenant, &signed(generation), &((PAGE_FILES + 1) as i64)],
     )
     .await?;
     let mut desired = Desired { generation, files: Vec::new() };
@@ -202,12 +236,79 @@ pub(crate) async fn since(client: &impl GenericClient, tenant: Uuid, generation:
             actor: row.get(5),
         });
     }
-    Ok(desired)
+    Ok(page(desired, PAGE_FILES, PAGE_BYTES))
+}
+
+/// Most bytes that a text takes as JSON.
+fn json_bytes(text: &str) -> usize {
+    let escaped = |byte| match byte {
+        b'"' | b'\\' => 2,
+        // `\u0001`
+        0..0x20 => 6,
+        _ => 1,
+    };
+    text.bytes().map(escaped).sum()
+}
+
+/// Cuts an answer behind the last generation with which it stays within the limits; the first one stays in any case.
+fn page(mut desired: Desired, most: usize, most_bytes: usize) -> Desired {
+    // The rest of an entry is less than 300 bytes.
+    let mut sum = 0;
+    let mut end = 0;
+    for group in desired.files.chunk_by(|one, next| one.generation == next.generation) {
+        let cost = |file: &DesiredFile| 300 + json_bytes(&file.path) + file.actor.as_deref().map_or(0, json_bytes);
+        sum += group.iter().map(cost).sum::<usize>();
+        if end > 0 && (end + group.len() > most || sum > most_bytes) {
+            break;
+        }
+        end += group.len();
+    }
+    if end < desired.files.len() {
+        desired.files.truncate(end);
+        desired.generation = desired.files.last().map_or(desired.generation, |file| file.generation);
+    }
+    desired
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn pages_are_whole_generations_and_lose_nothing(
+            groups in prop::collection::vec((1u64..4, 1usize..5), 0..12),
+            most in 1usize..8,
+            most_bytes in 1usize..3000,
+        ) {
+            let mut generation = 0;
+            let mut all = Vec::new();
+            for (step, files) in groups {
+                generation += step;
+                for number in 0..files {
+                    let path = format!("f{generation}-{number}");
+                    all.push(DesiredFile { path, generation, hash: None, base: Base::Any, actor: None });
+                }
+            }
+            let newest = generation + 2;
+            let (mut seen, mut from) = (Vec::new(), 0);
+            loop {
+                let files = all.iter().filter(|file| file.generation > from).cloned().collect();
+                let answer = page(Desired { generation: newest, files }, most, most_bytes);
+                prop_assert!(answer.generation > from);
+                seen.extend(answer.files);
+                from = answer.generation;
+                if from == newest {
+                    break;
+                }
+                // A cut answer has all files up to its generation.
+                prop_assert_eq!(seen.len(), all.iter().filter(|file| file.generation <= from).count());
+            }
+            prop_assert_eq!(seen, all);
+        }
+    }
 
     #[test]
     fn a_precondition_is_about_the_newest_version_and_the_base_about_the_disk() {

@@ -1,7 +1,8 @@
-//! Reading history: the current files of a tenant, versions and changes.
+//! The current files of a tenant.
 //!
-//! A tenant's current file is its newest change in the newest journal, overlaid with a push that is still on its
-//! way. A push is on its way until its change arrived, or until the sidecar says that it worked through its
+//! That is what the newest journal amounts to (`current_files`), overlaid with a push that is still on its
+//! way. A push is on its way until a change that names it arrived (with its content, or with what the sidecar merged
+//! it into), or until the sidecar says that it worked through its
 //! generation and every change that it had then has arrived; a push in conflict is not, because the local file
 //! stays.
 
@@ -26,20 +27,18 @@ macro_rules! current_files {
              ), i AS (
                 SELECT applied_generation, conflicts FROM tenant_instances WHERE tenant_id = $1
              ), c AS (
-                SELECT DISTINCT ON (path_hash) file_path, change_type, source, changed_by, changed_at, hash, size,
-                       content_omitted, snapshot_id
-                FROM file_changes
+                SELECT file_path, present, source, actor, modified_at, hash, size, content_omitted, snapshot_id
+                FROM current_files
                 WHERE tenant_id = $1 AND epoch = (SELECT epoch FROM j) AND ",
             $condition,
-            "   ORDER BY path_hash, seq DESC
-             ), d AS (
+            "), d AS (
                 SELECT f.file_path, f.generation, f.hash, f.base, f.actor, f.pushed_at, s.id AS snapshot_id, s.size,
                        x.conflict,
                        x.conflict IS NULL
                        AND NOT EXISTS (
-                           SELECT FROM file_changes a
+                           SELECT FROM current_files a
                            WHERE a.tenant_id = $1 AND a.epoch = (SELECT epoch FROM j) AND a.path_hash = f.path_hash
-                             AND a.source = 'system' AND a.generation >= f.generation
+                             AND a.generation >= f.generation
                        )
                        AND NOT coalesce(
                            f.generation <= (SELECT applied_generation FROM i) AND (SELECT settled FROM j), false
@@ -58,15 +57,15 @@ macro_rules! current_files {
                 SELECT file_path, d.base, d.generation, coalesce(d.pending, false) AS pending, d.conflict,
                        d.hash AS wanted,
                        CASE WHEN d.pending OR c.file_path IS NULL AND d.conflict IS NULL THEN d.hash
-                            WHEN c.change_type <> 'delete' THEN c.hash END AS hash,
+                            ELSE c.hash END AS hash,
                        CASE WHEN d.pending OR c.file_path IS NULL AND d.conflict IS NULL THEN d.size ELSE c.size END AS size,
                        CASE WHEN d.pending OR c.file_path IS NULL THEN 'system' ELSE c.source END AS source,
-                       CASE WHEN d.pending OR c.file_path IS NULL THEN d.actor ELSE c.changed_by END AS actor,
-                       CASE WHEN d.pending OR c.file_path IS NULL THEN d.pushed_at ELSE c.changed_at END AS modified,
+                       CASE WHEN d.pending OR c.file_path IS NULL THEN d.actor ELSE c.actor END AS actor,
+                       CASE WHEN d.pending OR c.file_path IS NULL THEN d.pushed_at ELSE c.modified_at END AS modified,
                        CASE WHEN d.pending OR c.file_path IS NULL AND d.conflict IS NULL THEN d.snapshot_id
                             ELSE c.snapshot_id END AS version,
                        CASE WHEN d.pending OR c.file_path IS NULL THEN false ELSE c.content_omitted END AS omitted,
-                       c.file_path IS NOT NULL AND c.change_type <> 'delete' AND c.hash IS NULL AS unknown
+                       coalesce(c.present, false) AND c.hash IS NULL AS unknown
                 FROM c FULL JOIN d USING (file_path)
              )
              SELECT file_path, base, generation, pending, conflict, wanted, hash, size, source, actor, modified,
@@ -188,7 +187,7 @@ pub(crate) async fn list(
     all(
         &db.client().await?,
         current_files!(
-            "starts_with(file_path, $2) AND file_path > $3",
+            "starts_with(file_path, $2) AND file_path > $3 AND left(file_path, 512) >= left($3, 512)",
             "WHERE hash IS NOT NULL OR unknown OR conflict IS NOT NULL ORDER BY file_path LIMIT $4"
         ),
         &[&tenant, &prefix, &after, &limit],
@@ -197,159 +196,4 @@ pub(crate) async fn list(
     .iter()
     .map(CurrentFile::from_row)
     .collect()
-}
-
-/// One version of one file.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct Version {
-    /// Id within the tenant.
-    pub(crate) id: i64,
-    /// Path relative to the data directory.
-    pub(crate) path: String,
-    /// Content.
-    pub(crate) hash: Option<ContentHash>,
-    /// Bytes.
-    pub(crate) size: i64,
-    /// `agent`, `admin` or `system`.
-    pub(crate) source: String,
-    /// Who, when that is known.
-    pub(crate) actor: Option<String>,
-    /// For a push: its generation.
-    pub(crate) generation: Option<i64>,
-    /// Journal that brought it; none for a push.
-    pub(crate) epoch: Option<Uuid>,
-    /// Its number in that journal.
-    pub(crate) seq: Option<i64>,
-    /// When the file got this content, as the sidecar saw it.
-    pub(crate) modified: Timestamp,
-    /// When control got it.
-    pub(crate) captured: Timestamp,
-}
-
-const VERSION_COLUMNS: &str =
-    "SELECT id, file_path, hash, size, source, actor, generation, epoch, seq, modified_at, captured_at
-     FROM file_snapshots WHERE tenant_id = $1 AND ";
-
-fn version_from_row(row: &Row) -> Result<Version, DbError> {
-    Ok(Version {
-        id: row.get(0),
-        path: row.get(1),
-        hash: hash(row.get(2))?,
-        size: row.get(3),
-        source: row.get(4),
-        actor: row.get(5),
-        generation: row.get(6),
-        epoch: row.get(7),
-        seq: row.get(8),
-        modified: row.get(9),
-        captured: row.get(10),
-    })
-}
-
-/// One version by id.
-pub(crate) async fn version(db: &Db, tenant: Uuid, path: &str, id: i64) -> Result<Option<Version>, DbError> {
-    opt(&db.client().await?, &format!("{VERSION_COLUMNS} path_hash = path_key($2) AND id = $3"), &[&tenant, &path, &id])
-        .await?
-        .map(|row| version_from_row(&row))
-        .transpose()
-}
-
-/// Versions, newest first, of one path or of all, older than `before`.
-pub(crate) async fn versions(
-    db: &Db,
-    tenant: Uuid,
-    path: Option<&str>,
-    before: Option<i64>,
-    limit: i64,
-) -> Result<Vec<Version>, DbError> {
-    let before = before.unwrap_or(i64::MAX);
-    let client = db.client().await?;
-    let rows = match path {
-        Some(path) => {
-            all(
-                &client,
-                &format!("{VERSION_COLUMNS} path_hash = path_key($2) AND id < $3 ORDER BY id DESC LIMIT $4"),
-                &[&tenant, &path, &before, &limit],
-            )
-            .await?
-        }
-        None => {
-            all(&client, &format!("{VERSION_COLUMNS} id < $2 ORDER BY id DESC LIMIT $3"), &[&tenant, &before, &limit])
-                .await?
-        }
-    };
-    rows.iter().map(version_from_row).collect()
-}
-
-/// One committed change.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct CommittedChange {
-    epoch: Uuid,
-    seq: i64,
-    path: String,
-    action: String,
-    source: String,
-    actor: Option<String>,
-    timestamp: Timestamp,
-    hash: Option<ContentHash>,
-    previous_hash: Option<ContentHash>,
-    size: Option<i64>,
-    generation: Option<i64>,
-    content_omitted: bool,
-    version: Option<i64>,
-    received: Timestamp,
-}
-
-/// Which changes to list.
-pub(crate) struct ChangeQuery<'a> {
-    /// One path only.
-    pub(crate) path: Option<&'a str>,
-    /// One journal only; with `after`, the newest when absent.
-    pub(crate) epoch: Option<Uuid>,
-    /// Oldest first, behind this number; newest first when absent.
-    pub(crate) after: Option<i64>,
-    /// At most so many.
-    pub(crate) limit: i64,
-}
-
-/// Committed changes.
-pub(crate) async fn changes(db: &Db, tenant: Uuid, query: &ChangeQuery<'_>) -> Result<Vec<CommittedChange>, DbError> {
-    let order = if query.after.is_some() {
-        "ORDER BY j.first_seen_at, c.seq"
-    } else {
-        "ORDER BY j.first_seen_at DESC, c.seq DESC"
-    };
-    let sql = format!(
-        "SELECT c.epoch, c.seq, c.file_path, c.change_type, c.source, c.changed_by, c.changed_at, c.hash,
-                c.previous_hash, c.size, c.generation, c.content_omitted, c.snapshot_id, c.received_at
-         FROM file_changes c JOIN journals j ON j.tenant_id = c.tenant_id AND j.epoch = c.epoch
-         WHERE c.tenant_id = $1 AND ($2::text IS NULL OR c.path_hash = path_key($2))
-           AND ($3::bigint IS NULL OR c.seq > $3)
-           AND c.epoch = coalesce($4, CASE WHEN $3 IS NULL THEN c.epoch ELSE (
-               SELECT epoch FROM journals WHERE tenant_id = $1 ORDER BY first_seen_at DESC, epoch DESC LIMIT 1
-           ) END)
-         {order} LIMIT $5"
-    );
-    let rows =
-        all(&db.client().await?, &sql, &[&tenant, &query.path, &query.after, &query.epoch, &query.limit]).await?;
-    rows.iter()
-        .map(|row| {
-            Ok(CommittedChange {
-                epoch: row.get(0),
-                seq: row.get(1),
-                path: row.get(2),
-                action: row.get(3),
-                source: row.get(4),
-                actor: row.get(5),
-                timestamp: row.get(6),
-                hash: hash(row.get(7))?,
-                previous_hash: hash(row.get(8))?,
-                size: row.get(9),
-                generation: row.get(10),
-                content_omitted: row.get(11),
-                version: row.get(12),
-                received: row.get(13),
-            })
-        })
-        .collect()
 }

@@ -32,13 +32,14 @@ pub(crate) struct Instance {
     pub(crate) epoch: Option<Uuid>,
     pub(crate) applied_generation: i64,
     pub(crate) conflicts: Value,
+    pub(crate) manifest: Option<Value>,
     pub(crate) created_at: Timestamp,
 }
 
 const SELECT: &str =
     "SELECT id, tenant_id, provider, instance_name, railway_service_id, railway_domain, status, config_version,
      url, sidecar_url, sidecar_version, health_status, last_health_check, gateway, epoch, applied_generation,
-     conflicts, created_at FROM tenant_instances";
+     conflicts, created_at, manifest FROM tenant_instances";
 
 fn from_row(row: &Row) -> Instance {
     Instance {
@@ -60,6 +61,7 @@ fn from_row(row: &Row) -> Instance {
         applied_generation: row.get(15),
         conflicts: row.get(16),
         created_at: row.get(17),
+        manifest: row.get(18),
     }
 }
 

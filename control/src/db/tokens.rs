@@ -166,6 +166,7 @@ pub(crate) async fn revoke(db: &Db, actor: &str, tenant: Uuid, id: Uuid) -> Resu
     Ok(found)
 }
 
-async fn wake(client: &impl GenericClient, tenant: Uuid) -> Result<(), DbError> {
+/// Wakes the long polls of a tenant, so that they look again at who they are.
+pub(crate) async fn wake(client: &impl GenericClient, tenant: Uuid) -> Result<(), DbError> {
     run(client, "SELECT pg_notify($1, $2)", &[&CHANNEL, &tenant.to_string()]).await.map(drop)
 }

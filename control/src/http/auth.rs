@@ -3,11 +3,15 @@
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
-use http::header;
+use http::{StatusCode, header};
+use uuid::Uuid;
+use winston_wire::{SESSION_HEADER, SUPERSEDED};
 
 use super::App;
 use super::error::Problem;
-use crate::db::{api_keys, tokens};
+use crate::db::sessions::Standing;
+use crate::db::tokens::Identity;
+use crate::db::{api_keys, sessions, tokens};
 use crate::token::{TokenHash, bearer};
 
 /// Longest name in `X-Winston-Actor`, in characters.
@@ -55,11 +59,60 @@ fn named_actor(request: &Request) -> Result<Option<String>, Problem> {
         })
 }
 
+/// Whether a call of a sidecar must say which process it comes from. False only until every sidecar that speaks this
+/// protocol does so; a call without the header is then served whichever process it is from.
+const SESSION_REQUIRED: bool = false;
+
+/// The sidecar process that a call comes from; none for a check-in, whose body says it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Session(pub(super) Option<Uuid>);
+
+/// 409 for a sidecar process that another one has taken over from.
+pub(super) fn superseded() -> Problem {
+    Problem::new(
+        StatusCode::CONFLICT,
+        SUPERSEDED,
+        "Another sidecar process of this tenant checked in after this one and is served instead",
+    )
+}
+
+fn session(request: &Request) -> Result<Option<Uuid>, Problem> {
+    let mut values = request.headers().get_all(SESSION_HEADER).iter();
+    let bad = || Problem::bad("bad_session", format!("The header {SESSION_HEADER} must be one UUID"));
+    match (values.next(), values.next()) {
+        (None, _) if SESSION_REQUIRED => {
+            Err(Problem::bad("missing_session", format!("The header {SESSION_HEADER} is required")))
+        }
+        (None, _) => Ok(None),
+        (Some(value), None) => value.to_str().ok().and_then(|text| text.parse().ok()).map(Some).ok_or_else(bad),
+        (Some(_), Some(_)) => Err(bad()),
+    }
+}
+
 /// Lets sidecar tokens through.
 pub(super) async fn sidecars(State(app): State<App>, mut request: Request, next: Next) -> Result<Response, Problem> {
-    let identity = tokens::authenticate(&app.db, presented(&request)?)
+    identify(&app, &mut request).await?;
+    Ok(next.run(request).await)
+}
+
+/// The same for every call but the check-in, and only for the process that is served.
+pub(super) async fn sessions(State(app): State<App>, mut request: Request, next: Next) -> Result<Response, Problem> {
+    let identity = identify(&app, &mut request).await?;
+    let session = session(&request)?;
+    if let Some(session) = session
+        && sessions::standing(&app.db.client().await?, identity.tenant, session).await? == Standing::Superseded
+    {
+        sessions::insisted(&app.db, identity.tenant, session).await?;
+        return Err(superseded());
+    }
+    request.extensions_mut().insert(Session(session));
+    Ok(next.run(request).await)
+}
+
+async fn identify(app: &App, request: &mut Request) -> Result<Identity, Problem> {
+    let identity = tokens::authenticate(&app.db, presented(request)?)
         .await?
         .ok_or_else(|| Problem::unauthorized("The sidecar token is not valid"))?;
     request.extensions_mut().insert(identity);
-    Ok(next.run(request).await)
+    Ok(identity)
 }

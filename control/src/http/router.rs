@@ -9,12 +9,12 @@ use axum::routing::{delete, get, post, put};
 use axum::{Router, http::StatusCode};
 
 use super::error::Problem;
-use super::routes::{files, health, history, instances, sidecar, tenants, tokens};
+use super::routes::{conflicts, files, health, history, instances, sidecar, tenants, tokens};
 use super::{App, LIFECYCLE_LIMIT, LONG_POLL_LIMIT, REQUEST_LIMIT, auth, budget, request_id};
 
 /// Largest body where nothing else is said.
 const BODY_BYTES: usize = 256 << 10;
-/// Largest batch of changes: 500 records with the longest paths, escaped.
+/// Largest batch of changes or range of a manifest: 500 records with the longest paths, escaped.
 const BATCH_BYTES: usize = 16 << 20;
 /// Largest check-in: it lists conflicts.
 const CHECK_IN_BYTES: usize = 4 << 20;
@@ -41,6 +41,8 @@ pub(crate) fn router(app: App) -> Router {
             "/api/tenants/{id}/files/{*path}",
             get(files::read).put(files::push).delete(files::push_delete).layer(push).layer(weighed(most)),
         )
+        .route("/api/tenants/{id}/conflicts", get(conflicts::list))
+        .route("/api/tenants/{id}/conflicts/{*path}", post(conflicts::settle).layer(push).layer(weighed(most)))
         .route("/api/tenants/{id}/versions", get(history::versions))
         .route("/api/tenants/{id}/changes", get(history::changes))
         .route_layer(middleware::from_fn_with_state(REQUEST_LIMIT, bounded));
@@ -62,12 +64,20 @@ pub(crate) fn router(app: App) -> Router {
                 .get(sidecar::get_content),
         )
         .route("/api/sidecar/changes", post(sidecar::changes).layer(DefaultBodyLimit::max(BATCH_BYTES)))
-        .route("/api/sidecar/check-in", post(sidecar::check_in).layer(DefaultBodyLimit::max(CHECK_IN_BYTES)))
+        .route("/api/sidecar/manifest", post(sidecar::manifest).layer(DefaultBodyLimit::max(BATCH_BYTES)))
         .route_layer(middleware::from_fn_with_state(REQUEST_LIMIT, bounded));
     let long_poll = Router::new()
         .route("/api/sidecar/desired", get(sidecar::desired))
         .route_layer(middleware::from_fn_with_state(LONG_POLL_LIMIT, bounded));
-    let sidecars = contents.merge(long_poll).route_layer(middleware::from_fn_with_state(app.clone(), auth::sidecars));
+    // Which process it is, the check-in says in its body.
+    let check_in = Router::new()
+        .route("/api/sidecar/check-in", post(sidecar::check_in).layer(DefaultBodyLimit::max(CHECK_IN_BYTES)))
+        .route_layer(middleware::from_fn_with_state(REQUEST_LIMIT, bounded))
+        .route_layer(middleware::from_fn_with_state(app.clone(), auth::sidecars));
+    let sidecars = contents
+        .merge(long_poll)
+        .route_layer(middleware::from_fn_with_state(app.clone(), auth::sessions))
+        .merge(check_in);
 
     Router::new()
         .route("/api/health", get(health::show))

@@ -1,5 +1,7 @@
 //! Looking at a path on behalf of the sync.
 
+use std::io::Read as _;
+
 use winston_wire::{ContentHash, Source};
 
 use super::commit::Pending;
@@ -61,8 +63,10 @@ impl Edits {
 
     /// A content that the newest records carry. Blocking.
     pub(crate) fn recorded_content(&self, hash: ContentHash) -> Option<Vec<u8>> {
-        if let Ok(Some(content)) = self.journal.object(hash) {
-            return Some(content);
+        if let Ok(Some(object)) = self.journal.object(hash) {
+            let mut content = Vec::new();
+            object.take(self.max_file_bytes).read_to_end(&mut content).ok()?;
+            return Some(content).filter(|content| super::hash_of(content) == hash);
         }
         let mut cursor = Cursor::after(self.journal.head_seq().saturating_sub(SEARCHED_RECORDS));
         loop {

@@ -24,7 +24,7 @@ use winston_wire::{Base, ContentHash, Source};
 
 use crate::fs::{Class, EntryKind, FsError, Layout, Root, TenantPath};
 use crate::index::{Index, Version};
-use crate::journal::{Journal, JournalError};
+use crate::journal::{self, Journal, JournalError};
 
 pub(crate) use look::Look;
 
@@ -128,11 +128,11 @@ impl Edits {
         root: Arc<Root>,
         layout: Layout,
         max_file_bytes: u64,
-        segment_bytes: u64,
+        limits: journal::Limits,
     ) -> Result<Self, EditError> {
         let opening = Journal::identify(&root)?;
         let index = Index::load(&root.internal_dir(".winston")?, opening.epoch());
-        let journal = opening.open(segment_bytes, &mut |record| index.replay(&record.change))?;
+        let journal = opening.open(limits, &mut |record| index.replay(&record.change))?;
         let staging = Staging::open(&root)?;
         let edits = Self {
             root,

@@ -4,8 +4,10 @@ mod class;
 mod durable;
 mod path;
 mod root;
+mod walk;
 
 pub(crate) use class::{Class, Layout};
 pub(crate) use durable::replace_file;
 pub(crate) use path::{PathError, TenantPath};
 pub(crate) use root::{EntryKind, FsError, Opened, Root, Stat, is_unsupported, rename, rename_back, stat_at, unlink};
+pub(crate) use walk::{Found, MAX_LEVELS, Walk};

@@ -386,7 +386,7 @@ impl Root {
 }
 
 /// Stat of a name in a directory, not following a link; `None` when there is nothing.
-pub(crate) fn stat_at(dir: impl AsFd, name: &str) -> Result<Option<Stat>, FsError> {
+pub(crate) fn stat_at(dir: impl AsFd, name: impl rustix::path::Arg) -> Result<Option<Stat>, FsError> {
     match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(raw) => Ok(Some(Stat::from_raw(&raw))),
         Err(Errno::NOENT) => Ok(None),

@@ -13,7 +13,7 @@ use http::{HeaderMap, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
 use super::BODY_BUDGET_KIB;
@@ -34,6 +34,8 @@ pub(super) enum Body {
     Full(Option<Bytes>),
     /// A file that is read while it is sent.
     File(FileBody),
+    /// Pieces of unknown number from a producer. An error ends the connection, so that a part is not taken for the whole.
+    Stream(mpsc::Receiver<std::io::Result<Bytes>>),
 }
 
 /// The rest of a file. A piece is read when the connection can take it, so a slow client holds no thread.
@@ -55,6 +57,11 @@ impl Body {
     /// Sends the next `size` bytes of a file. A file that turns out shorter ends the connection: the promised length cannot be kept.
     pub(super) fn file(file: File, size: u64) -> Self {
         Self::File(FileBody { file: Arc::new(file), reading: None, left: size })
+    }
+
+    /// Sends what comes out of a channel until its senders are gone.
+    pub(super) const fn stream(pieces: mpsc::Receiver<std::io::Result<Bytes>>) -> Self {
+        Self::Stream(pieces)
     }
 }
 
@@ -90,6 +97,7 @@ impl HttpBody for Body {
         match self.get_mut() {
             Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::File(file) => file.poll_chunk(cx).map(|piece| piece.map(|piece| piece.map(Frame::data))),
+            Self::Stream(pieces) => pieces.poll_recv(cx).map(|piece| piece.map(|piece| piece.map(Frame::data))),
         }
     }
 
@@ -97,14 +105,16 @@ impl HttpBody for Body {
         match self {
             Self::Full(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
             Self::File(file) => file.left == 0,
+            Self::Stream(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(match self {
-            Self::Full(bytes) => bytes.as_ref().map_or(0, |bytes| bytes.len() as u64),
-            Self::File(file) => file.left,
-        })
+        match self {
+            Self::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::File(file) => SizeHint::with_exact(file.left),
+            Self::Stream(_) => SizeHint::default(),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! From failures to answers.
 
-use http::header::{ALLOW, CONTENT_TYPE, ETAG, RETRY_AFTER};
+use http::header::{ALLOW, CONTENT_RANGE, CONTENT_TYPE, ETAG, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use serde_json::{Map, Value};
 use winston_wire::ContentHash;
@@ -55,6 +55,12 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message).with("limit", limit)
     }
 
+    /// A range that lies outside a file of `size` bytes.
+    pub(super) fn outside(size: u64) -> Self {
+        let message = format!("the file has {size} bytes");
+        Self::new(StatusCode::RANGE_NOT_SATISFIABLE, "range_not_satisfiable", message).with("size", size)
+    }
+
     /// Adds a key beside `error` and `code`.
     pub(super) fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
         self.extra.insert(key.to_owned(), value.into());
@@ -88,6 +94,8 @@ impl ApiError {
 
     pub(super) fn into_response(self, request_id: &str) -> Response<Body> {
         let mut body = self.extra;
+        let outside =
+            body.get("size").and_then(Value::as_u64).filter(|_| self.status == StatusCode::RANGE_NOT_SATISFIABLE);
         body.insert("error".to_owned(), self.message.into());
         body.insert("code".to_owned(), self.code.into());
         body.insert("request_id".to_owned(), request_id.into());
@@ -103,7 +111,12 @@ impl ApiError {
         {
             headers.insert(ETAG, value);
         }
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+        if let Some(size) = outside
+            && let Ok(value) = HeaderValue::from_str(&format!("bytes */{size}"))
+        {
+            headers.insert(CONTENT_RANGE, value);
+        }
+        if matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response

@@ -5,11 +5,18 @@
 
 mod auth;
 mod body;
+mod conditional;
 mod error;
+mod history;
+mod metrics;
+mod pack;
 mod query;
 mod router;
 mod routes;
+mod search;
 mod server;
+mod sse;
+mod streams;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,7 +29,9 @@ use crate::sync::{Engine, SyncStatus};
 use crate::watch::WatchStatus;
 
 pub(crate) use auth::TokenDigest;
+pub(crate) use metrics::HttpCounters;
 pub(crate) use server::Server;
+pub(crate) use streams::Streams;
 
 /// What handlers work with.
 pub(crate) struct App {
@@ -39,6 +48,9 @@ pub(crate) struct App {
     pub(crate) writes: Arc<Semaphore>,
     /// KiB of request bodies that may be in memory at once.
     pub(crate) body_budget: Arc<Semaphore>,
+    /// Places for answers that take long.
+    pub(crate) streams: Streams,
+    pub(crate) counters: HttpCounters,
 }
 
 /// Concurrent mutations. Enough for group commit to pay off.

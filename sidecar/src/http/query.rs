@@ -31,6 +31,21 @@ impl Query {
     pub(super) fn limit(&self, default: usize, most: usize) -> usize {
         self.get("limit").and_then(|text| text.parse().ok()).filter(|limit| *limit > 0).unwrap_or(default).min(most)
     }
+
+    /// A switch: off when it is missing. A name without a value means on.
+    pub(super) fn flag(&self, name: &str) -> Result<bool, ApiError> {
+        match self.get(name) {
+            None | Some("false" | "0") => Ok(false),
+            Some("true" | "1" | "") => Ok(true),
+            Some(_) => Err(ApiError::bad_request("bad_query", format!("{name} is true or false"))),
+        }
+    }
+
+    /// A whole number, when it is given.
+    pub(super) fn number(&self, name: &str) -> Result<Option<u64>, ApiError> {
+        let bad = |_| ApiError::bad_request("bad_query", format!("{name} is a whole number"));
+        self.get(name).map(str::parse).transpose().map_err(bad)
+    }
 }
 
 fn decode(text: &str) -> Result<String, ApiError> {

@@ -4,11 +4,15 @@
 //! |---|---|
 //! | `GET /health` (no token) | [`routes::health`] |
 //! | `GET /status` | [`routes::status`] |
+//! | `GET /version`, `GET /metrics` | [`routes::metrics`] |
 //! | `GET /files?path=` | [`routes::list`] |
 //! | `GET`, `PUT`, `DELETE /files/<path>` | [`routes::files`] |
 //! | `PATCH /files/<path>`, `POST /files/<path>?op=merge` | [`routes::merge`] |
 //! | `GET /conflicts`, `GET`, `POST /conflicts/<path>` | [`routes::conflicts`] |
-//! | `GET /changes?limit=` | [`routes::changes`] |
+//! | `GET /archive/<directory>` | [`routes::archive`] |
+//! | `GET /search?q=` | [`routes::search`] |
+//! | `GET /changes` | [`routes::changes`] |
+//! | `/winston/*` (`/winston/health` without a token) | [`routes::winston`] |
 //! | `GET /gateway`, `GET /gateway/logs?limit=` | [`routes::gateway`] |
 //! | `POST /gateway/start`, `/gateway/stop`, `/gateway/restart` | [`routes::gateway`] |
 
@@ -29,6 +33,10 @@ pub(super) async fn route(app: &App, request: Request<Incoming>) -> Result<Respo
         get(&request, "GET, HEAD")?;
         return Ok(routes::health::health(app, authorized));
     }
+    if path == "/winston/health" {
+        get(&request, "GET, HEAD")?;
+        return Ok(routes::winston::health(app, authorized));
+    }
     if !authorized {
         return Err(ApiError::unauthorized());
     }
@@ -40,10 +48,30 @@ pub(super) async fn route(app: &App, request: Request<Incoming>) -> Result<Respo
         let encoded = encoded.to_owned();
         return routes::conflicts::conflict(app, &encoded, request).await;
     }
+    if let Some(encoded) = path.strip_prefix("/archive/") {
+        get(&request, "GET, HEAD")?;
+        return routes::archive::archive(app, encoded, &request).await;
+    }
+    if let Some(rest) = path.strip_prefix("/winston/") {
+        let rest = rest.to_owned();
+        return routes::winston::winston(app, &rest, request).await;
+    }
     match path {
         "/conflicts" => {
             get(&request, "GET, HEAD")?;
             Ok(routes::conflicts::list(app))
+        }
+        "/version" => {
+            get(&request, "GET, HEAD")?;
+            Ok(routes::metrics::version(app))
+        }
+        "/metrics" => {
+            get(&request, "GET, HEAD")?;
+            Ok(routes::metrics::metrics(app))
+        }
+        "/search" => {
+            get(&request, "GET, HEAD")?;
+            routes::search::search(app, &Query::parse(request.uri().query())?).await
         }
         "/status" => {
             get(&request, "GET, HEAD")?;
@@ -55,7 +83,7 @@ pub(super) async fn route(app: &App, request: Request<Incoming>) -> Result<Respo
         }
         "/changes" => {
             get(&request, "GET, HEAD")?;
-            Ok(routes::changes::changes(app, &Query::parse(request.uri().query())?))
+            routes::changes::changes(app, &request).await
         }
         "/gateway" => {
             get(&request, "GET, HEAD")?;

@@ -129,6 +129,7 @@ async fn answer(app: &App, request: Request<Incoming>) -> Response<Body> {
     if let Ok(value) = HeaderValue::from_str(&request_id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
+    app.counters.count(response.status());
     let status = response.status().as_u16();
     tracing::debug!(request_id, %method, path, status, elapsed_us = started.elapsed().as_micros() as u64, "request");
     response

@@ -48,6 +48,35 @@ impl Ledger {
         }
     }
 
+    /// Contents of these records (ascending) were dropped.
+    pub(super) fn omitted(&self, seqs: &[u64]) {
+        let mut state = self.lock();
+        for change in state.recent.iter_mut().filter(|change| seqs.binary_search(&change.seq).is_ok()) {
+            change.content_omitted = true;
+        }
+    }
+
+    /// Forgets contents that have been removed.
+    pub(super) fn forget(&self, hashes: &[ContentHash]) {
+        let mut state = self.lock();
+        for hash in hashes {
+            state.objects.remove(hash);
+        }
+    }
+
+    /// Whether no record from `seq` on needs this content.
+    pub(super) fn is_free_before(&self, hash: ContentHash, seq: u64) -> bool {
+        self.lock().objects.get(&hash).is_none_or(|needed_by| *needed_by < seq)
+    }
+
+    /// The change with this number, if it is among the recent ones.
+    #[allow(dead_code, reason = "for comparing with control and for following changes")]
+    pub(super) fn change_at(&self, seq: u64) -> Option<Change> {
+        let state = self.lock();
+        let at = state.recent.binary_search_by_key(&seq, |change| change.seq).ok()?;
+        state.recent.get(at).cloned()
+    }
+
     /// Control has committed up to `seq`. Returns the contents that nobody needs any more.
     pub(super) fn acknowledge(&self, seq: u64) -> Vec<ContentHash> {
         let mut state = self.lock();

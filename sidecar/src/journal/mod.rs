@@ -10,16 +10,28 @@
 //! [`Journal`] is the handle that everybody shares. Appending goes through one writer thread, which turns whatever is waiting
 //! into one write and one flush.
 
+#[cfg(test)]
+mod capping;
+mod compact;
+mod identity;
 mod ledger;
+mod lines;
+#[cfg(test)]
+mod model;
+mod objects;
 mod reader;
 mod record;
+#[cfg(test)]
+mod recovery;
 mod replay;
 mod segment;
+mod tail;
+mod usage;
 mod writer;
 
+use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -31,6 +43,7 @@ pub(crate) use record::{Content, NewRecord, Record};
 
 use crate::fs::{FsError, Root};
 use replay::Replayed;
+use usage::Usage;
 
 /// Contents up to this size travel inside the record; larger ones are files of their own.
 pub(crate) const INLINE_CONTENT_BYTES: usize = 64 * 1024;
@@ -64,6 +77,16 @@ impl From<std::io::Error> for JournalError {
     }
 }
 
+/// How large the journal and its parts may become.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Bytes of records and their contents after which another segment is started.
+    pub(crate) segment_bytes: u64,
+    /// Bytes of all segments and contents after which the oldest contents are dropped. Some segments are always kept, so it should be at least
+    /// four times `segment_bytes`.
+    pub(crate) max_bytes: u64,
+}
+
 /// Shared handle on the journal.
 pub(crate) struct Journal {
     epoch: Mutex<Uuid>,
@@ -71,10 +94,12 @@ pub(crate) struct Journal {
     writer: writer::Writer,
     head: watch::Receiver<u64>,
     ledger: Arc<Ledger>,
-    flushes: Arc<AtomicU64>,
+    usage: Arc<Usage>,
+    limits: Limits,
     corrupt: u64,
-    /// Held from writing a content in `.winston/objects/` until its record is in the journal, and while contents are removed.
-    objects: Mutex<()>,
+    /// Held from writing a content in `.winston/objects/` until its record is in the journal, and while contents or segments are removed
+    /// or rewritten.
+    tidy: Mutex<()>,
 }
 
 /// Open handles on the journal's directories.
@@ -97,27 +122,27 @@ impl Opening {
     }
 
     /// Cuts a torn tail and reads back what the journal holds. `visit` sees every readable record, oldest first.
-    pub(crate) fn open(self, segment_bytes: u64, visit: &mut dyn FnMut(&Record)) -> Result<Journal, JournalError> {
+    pub(crate) fn open(self, limits: Limits, visit: &mut dyn FnMut(&Record)) -> Result<Journal, JournalError> {
         let Self { dirs, epoch } = self;
-        let acked = segment::read_acked(&dirs, epoch);
-        let replayed = replay::replay(&dirs, visit)?;
+        let acked = identity::read_acked(&dirs, epoch);
+        let replayed = replay::replay(&dirs, acked, visit)?;
         // A damaged tail may have been committed by control already; its numbers are not given out twice.
         let head_seq = replayed.head_seq().max(acked);
         let ledger = Arc::new(Ledger::new(acked, &replayed));
-        segment::remove_unneeded_objects(&dirs, |hash| ledger.needs(hash))?;
+        let objects = objects::remove_unneeded(&dirs, |hash| ledger.needs(hash))?;
+        let usage = Arc::new(Usage::new(limits.max_bytes, objects, &replayed));
         let (head_sender, head) = watch::channel(head_seq);
-        let flushes = Arc::new(AtomicU64::new(0));
         let writer = writer::Writer::start(writer::Setup {
             dirs: Arc::clone(&dirs),
             ledger: Arc::clone(&ledger),
-            segments: replayed.segments.clone(),
+            usage: Arc::clone(&usage),
+            active: replayed.active,
             next_seq: head_seq + 1,
-            segment_bytes,
+            segment_bytes: limits.segment_bytes,
             head: head_sender,
-            flushes: Arc::clone(&flushes),
         })?;
-        let (epoch, objects) = (Mutex::new(epoch), Mutex::new(()));
-        Ok(Journal { epoch, dirs, writer, head, ledger, flushes, corrupt: replayed.corrupt, objects })
+        let (epoch, tidy) = (Mutex::new(epoch), Mutex::new(()));
+        Ok(Journal { epoch, dirs, writer, head, ledger, usage, limits, corrupt: replayed.corrupt, tidy })
     }
 }
 
@@ -129,7 +154,7 @@ impl Journal {
             changes: root.internal_dir(".winston/changes")?,
             objects: root.internal_dir(".winston/objects")?,
         });
-        let epoch = segment::open_epoch(&dirs)?;
+        let epoch = identity::open_epoch(&dirs)?;
         Ok(Opening { dirs, epoch })
     }
 
@@ -146,8 +171,9 @@ impl Journal {
         if *epoch != known {
             return Ok(());
         }
-        *epoch = segment::new_epoch(&self.dirs)?;
+        *epoch = identity::new_epoch(&self.dirs)?;
         self.ledger.acknowledge(0);
+        self.usage.unclean();
         Ok(())
     }
 
@@ -155,15 +181,107 @@ impl Journal {
     /// sequence numbers, in order.
     pub(crate) fn append(&self, records: Vec<NewRecord>) -> Result<Vec<Change>, JournalError> {
         let large = records.iter().any(|record| matches!(record.content, Content::Object(_)));
-        let _held = large.then(|| self.objects.lock().unwrap_or_else(PoisonError::into_inner));
-        for record in &records {
-            if let Content::Object(bytes) = &record.content
-                && let Some(hash) = record.hash
-            {
-                segment::write_object(&self.dirs, hash, bytes)?;
+        let changes = if large { self.append_large(records)? } else { self.writer.append(records)? };
+        self.keep_within_cap();
+        Ok(changes)
+    }
+
+    /// Like [`Self::append`], for records of which some have large contents.
+    fn append_large(&self, records: Vec<NewRecord>) -> Result<Vec<Change>, JournalError> {
+        let _held = self.hold();
+        let mut stored = Vec::new();
+        let outcome = self.store(&records, &mut stored).and_then(|()| self.writer.append(records));
+        if outcome.is_err() {
+            // Nothing says that these are needed, and nobody would remove them before the next start.
+            for hash in stored {
+                if let Err(error) = self.remove_object(hash) {
+                    tracing::warn!(%hash, %error, "could not remove a content that was not recorded");
+                }
             }
         }
-        self.writer.append(records)
+        outcome
+    }
+
+    /// Puts large contents into `.winston/objects/`, on disk before the call returns. `stored` gets those that were not there before.
+    fn store(&self, records: &[NewRecord], stored: &mut Vec<ContentHash>) -> Result<(), JournalError> {
+        for record in records {
+            if let (Content::Object(bytes), Some(hash)) = (&record.content, record.hash)
+                && let Some(added) = objects::write(&self.dirs, hash, bytes)?
+            {
+                stored.push(hash);
+                self.usage.add(added);
+                self.usage.count_flush();
+            }
+        }
+        if !stored.is_empty() {
+            objects::flush_names(&self.dirs)?;
+            self.usage.count_flush();
+        }
+        Ok(())
+    }
+
+    fn remove_object(&self, hash: ContentHash) -> Result<(), JournalError> {
+        self.usage.remove(objects::remove(&self.dirs, hash)?);
+        Ok(())
+    }
+
+    fn hold(&self) -> MutexGuard<'_, ()> {
+        // It guards files, not memory.
+        self.tidy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Over the cap: drops the oldest contents that control does not have. Records stay. Whoever appends pays for it; the others go on.
+    fn keep_within_cap(&self) {
+        if !self.usage.is_due() {
+            return;
+        }
+        let _held = match self.tidy.try_lock() {
+            Ok(held) => held,
+            Err(TryLockError::Poisoned(held)) => held.into_inner(),
+            // Somebody is at it, or the next append is.
+            Err(TryLockError::WouldBlock) => return,
+        };
+        if let Err(error) = self.drop_contents() {
+            self.usage.pause(self.limits.segment_bytes);
+            tracing::error!(%error, "the journal is over its cap and contents could not be dropped");
+        }
+    }
+
+    fn drop_contents(&self) -> Result<(), JournalError> {
+        let acked = self.ledger.acked();
+        let firsts = segment::list(&self.dirs)?;
+        let clean = firsts.partition_point(|first| *first < self.usage.clean_to());
+        for pair in firsts[clean..].windows(2) {
+            let (first, next) = (pair[0], pair[1]);
+            if !self.usage.is_over() {
+                return Ok(());
+            }
+            // Control has it all: it goes when its turn comes.
+            if next <= acked + 1 {
+                continue;
+            }
+            let dropped = compact::without_contents(&self.dirs, first, |hash| self.ledger.is_free_before(hash, next))?;
+            if !dropped.records.is_empty() {
+                self.usage.remove(dropped.before);
+                self.usage.add(dropped.after);
+            }
+            self.ledger.omitted(&dropped.records);
+            self.ledger.forget(&dropped.objects);
+            for hash in &dropped.objects {
+                self.remove_object(*hash)?;
+            }
+            self.usage.cleaned(next);
+            let count = dropped.records.iter().filter(|seq| **seq > acked).count() as u64;
+            if count > 0 && self.usage.dropped(count, next - 1) {
+                tracing::warn!(
+                    max_bytes = self.limits.max_bytes,
+                    oldest = first,
+                    "the journal is over WINSTON_JOURNAL_MAX_BYTES: the oldest contents that control lacks are dropped, their records stay; \
+                     bring control back or raise the cap"
+                );
+            }
+        }
+        Ok(())
     }
 
     /// Last durable sequence number; changes when records are appended.
@@ -181,6 +299,12 @@ impl Journal {
         &self.ledger
     }
 
+    /// First sequence number that is still on disk, or will be: older ones were trimmed. Blocking.
+    pub(crate) fn first_seq(&self) -> Result<u64, JournalError> {
+        let head = self.head_seq();
+        Ok(segment::list(&self.dirs)?.first().copied().unwrap_or(head + 1))
+    }
+
     /// Reads records from `cursor` on. Blocking.
     pub(crate) fn read(
         &self,
@@ -191,31 +315,41 @@ impl Journal {
         reader::read(&self.dirs, cursor, self.head_seq(), max_records, max_bytes)
     }
 
-    /// The change with this number, while its record is here and readable. Blocking.
-    pub(crate) fn change_at(&self, seq: u64) -> Option<Change> {
-        let mut cursor = Cursor::after(seq.checked_sub(1)?);
-        let batch = self.read(&mut cursor, 1, usize::MAX).ok()?;
-        batch.records.into_iter().map(|record| record.change).find(|change| change.seq == seq)
+    /// Opens a content that was too large for its record; `None` when it is gone. Whether it is what its name says is for the reader to
+    /// check. Blocking.
+    pub(crate) fn object(&self, hash: ContentHash) -> Result<Option<File>, JournalError> {
+        objects::open_read(&self.dirs, hash)
     }
 
-    /// A content that was too large for its record. Blocking.
-    pub(crate) fn object(&self, hash: ContentHash) -> Result<Option<Vec<u8>>, JournalError> {
-        segment::read_object(&self.dirs, hash)
+    /// The change with this number, if it can still be read. Blocking, unless it is among the recent ones.
+    pub(crate) fn change_at(&self, seq: u64) -> Option<Change> {
+        if seq == 0 || seq > self.head_seq() {
+            return None;
+        }
+        self.ledger.change_at(seq).or_else(|| {
+            let batch = self.read(&mut Cursor::after(seq - 1), 1, 1).ok()?;
+            batch.records.into_iter().next().map(|record| record.change).filter(|change| change.seq == seq)
+        })
     }
 
     /// Control has committed everything up to `seq`: remembers it and removes what is needed no more. Blocking.
     ///
     /// `index_saved` is the sequence number up to which the index on disk makes the records dispensable.
     pub(crate) fn acknowledge(&self, seq: u64, index_saved: u64) -> Result<(), JournalError> {
+        let dispensable = seq.min(index_saved);
+        let is_past_dropped = self.usage.acknowledged(seq, dispensable);
         {
-            let _held = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+            let _held = self.hold();
             for hash in self.ledger.acknowledge(seq) {
-                segment::remove_object(&self.dirs, hash)?;
+                self.remove_object(hash)?;
             }
+            self.usage.remove(segment::trim(&self.dirs, dispensable, segment::KEPT_SEGMENTS)?);
         }
-        segment::trim(&self.dirs, seq.min(index_saved))?;
+        if is_past_dropped {
+            tracing::info!(seq, "control has every record whose content had been dropped");
+        }
         // Last, and not needed: without it control says after the next start what it has. On a full volume it may fail.
-        if let Err(error) = segment::write_acked(&self.dirs, self.epoch(), seq) {
+        if let Err(error) = identity::write_acked(&self.dirs, self.epoch(), seq) {
             tracing::debug!(%error, "could not write the acknowledgement");
         }
         Ok(())
@@ -224,12 +358,24 @@ impl Journal {
     /// Without control: keeps the local history window and nothing older. Blocking.
     pub(crate) fn keep_window(&self, index_saved: u64) -> Result<(), JournalError> {
         let kept_from = segment::window_start(&self.dirs)?;
-        self.acknowledge(kept_from.saturating_sub(1).min(index_saved), index_saved)
+        // A control that was here once may have more.
+        let seq = kept_from.saturating_sub(1).min(index_saved).max(self.ledger.acked());
+        self.acknowledge(seq, index_saved)
     }
 
-    /// Flushes of the journal so far.
+    /// Flushes of the journal so far: segments, contents and their directories.
     pub(crate) fn flushes(&self) -> u64 {
-        self.flushes.load(Ordering::Relaxed)
+        self.usage.flushes()
+    }
+
+    /// Bytes of segments and contents together.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.usage.bytes()
+    }
+
+    /// Contents that were dropped because the journal was over its cap, since the start and before it as far as control lacks the records.
+    pub(crate) fn contents_dropped(&self) -> u64 {
+        self.usage.contents_dropped()
     }
 
     /// Records that could not be read back at start.

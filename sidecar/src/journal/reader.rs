@@ -1,15 +1,26 @@
 //! Reading records for the sync.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Seek, SeekFrom};
+use std::io::{BufReader, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
 
-use super::{Dirs, JournalError, Record, record, segment};
+use super::lines::{self, Line};
+use super::{Dirs, JournalError, Record, segment};
+
+/// Where in the files the next record starts. Rewriting a segment without its contents moves the records in it, and makes it another inode:
+/// then the offset counts for nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Place {
+    first: u64,
+    ino: u64,
+    offset: u64,
+}
 
 /// A place in the journal. Remembers where the next record starts so that reading on does not scan again.
 #[derive(Debug, Clone)]
 pub(crate) struct Cursor {
     next_seq: u64,
-    place: Option<(u64, u64)>,
+    place: Option<Place>,
 }
 
 impl Cursor {
@@ -49,27 +60,27 @@ pub(super) fn read(
     let mut bytes = 0;
     while cursor.next_seq <= head && !batch.full(max_records) && bytes < max_bytes {
         let firsts = segment::list(dirs)?;
-        let (first, offset) = match cursor.place {
-            Some(place) => place,
-            // The last segment that starts at or before the wanted record; the first one if that was removed.
-            None => {
-                let position = firsts.partition_point(|first| *first <= cursor.next_seq);
-                let Some(first) = firsts.get(position.saturating_sub(1)) else { break };
-                (*first, 0)
-            }
-        };
+        let known = cursor.place.filter(|place| firsts.binary_search(&place.first).is_ok());
+        // The last segment that starts at or before the wanted record; the first one if that was removed.
+        let position = firsts.partition_point(|first| *first <= cursor.next_seq);
+        let found = firsts.get(position.saturating_sub(1)).copied();
+        let Some(first) = known.map(|place| place.first).or(found) else { break };
         let next_first = firsts.iter().copied().find(|candidate| *candidate > first);
-        let mut reader = BufReader::new(segment::open_read(dirs, first)?);
+        // Removed since the directory was listed: the next look finds where to go on.
+        let Some(file) = segment::open_read(dirs, first)? else { continue };
+        let ino = file.metadata()?.ino();
+        let offset = known.filter(|place| place.ino == ino).map_or(0, |place| place.offset);
+        let mut reader = BufReader::new(file);
         reader.seek(SeekFrom::Start(offset))?;
         let scan = Scan { head, max_records, max_bytes, last: next_first.is_none() };
-        let end = scan.segment(&mut reader, cursor, first, offset, &mut batch, &mut bytes)?;
+        let end = scan.segment(&mut reader, cursor, Place { first, ino, offset }, &mut batch, &mut bytes)?;
         if !end {
             break;
         }
         match next_first {
             Some(next) => {
                 lose_until(next, cursor, &mut batch, max_records);
-                cursor.place = Some((next, 0));
+                cursor.place = None;
             }
             None => {
                 // The journal ends before `head`: its tail was damaged after it had been written.
@@ -102,8 +113,7 @@ impl Scan {
         &self,
         reader: &mut BufReader<File>,
         cursor: &mut Cursor,
-        first: u64,
-        mut offset: u64,
+        mut place: Place,
         batch: &mut Batch,
         bytes: &mut usize,
     ) -> Result<bool, JournalError> {
@@ -112,28 +122,27 @@ impl Scan {
             if cursor.next_seq > self.head || batch.full(self.max_records) || *bytes >= self.max_bytes {
                 return Ok(false);
             }
-            line.clear();
-            let read = reader.read_until(b'\n', &mut line)?;
-            if read == 0 {
-                return Ok(true);
-            }
-            let Some(text) = line.strip_suffix(b"\n") else {
+            let (kind, length) = match lines::next(reader, &mut line)? {
+                None => return Ok(true),
                 // Being written right now, or, in an older segment, cut off by damage.
-                return Ok(!self.last);
+                Some((Line::Open, _)) if self.last => return Ok(false),
+                Some((Line::Open, _)) => return Ok(true),
+                Some(read) => read,
             };
-            if let Some(record) = record::decode(text)
+            if let Line::Good(record) = kind
                 && record.change.seq >= cursor.next_seq
             {
-                lose_until(record.change.seq, cursor, batch, self.max_records);
-                if batch.full(self.max_records) {
+                // What is behind `head` is not sure to stay; only the damage before it is for certain.
+                lose_until(record.change.seq.min(self.head + 1), cursor, batch, self.max_records);
+                if record.change.seq > self.head || batch.full(self.max_records) {
                     return Ok(false);
                 }
-                *bytes += read;
+                *bytes += length as usize;
                 cursor.next_seq = record.change.seq + 1;
-                batch.records.push(record);
+                batch.records.push(*record);
             }
-            offset += read as u64;
-            cursor.place = Some((first, offset));
+            place.offset += length;
+            cursor.place = Some(place);
         }
     }
 }

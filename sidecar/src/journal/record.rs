@@ -45,6 +45,16 @@ pub(crate) struct NewRecord {
     pub(crate) content: Content,
 }
 
+impl NewRecord {
+    /// Bytes of the content that are in `.winston/objects/`.
+    pub(super) fn object_bytes(&self) -> u64 {
+        match &self.content {
+            Content::None | Content::Inline(_) => 0,
+            Content::Object(bytes) => bytes.len() as u64,
+        }
+    }
+}
+
 /// A record as read back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Record {
@@ -57,6 +67,11 @@ impl Record {
     /// Whether the content is a file in `.winston/objects/`.
     pub(crate) fn object(&self) -> Option<ContentHash> {
         self.change.hash.filter(|_| self.inline.is_none() && !self.change.content_omitted)
+    }
+
+    /// Whether the content was here once and was dropped because the journal was over its cap. A file over the size limit has no hash.
+    pub(crate) fn is_dropped(&self) -> bool {
+        self.change.content_omitted && self.change.hash.is_some()
     }
 }
 

@@ -1,71 +1,96 @@
 //! Reading the journal back at start.
 
 use std::collections::{HashMap, VecDeque};
-use std::io::{BufRead, BufReader};
+use std::io::BufReader;
 
 use winston_wire::{Change, ContentHash};
 
 use super::ledger::RECENT_CHANGES;
-use super::{Dirs, JournalError, Record, record, segment};
+use super::lines::{self, Line};
+use super::{Dirs, JournalError, Record, segment};
+
+/// The segment that is written on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Active {
+    /// Sequence number in its name.
+    pub(super) first: u64,
+    /// Bytes of whole records in it.
+    pub(super) length: u64,
+    /// Bytes of the contents in `.winston/objects/` that its records brought.
+    pub(super) objects: u64,
+}
 
 /// What the journal held.
 #[derive(Debug, Default)]
 pub(crate) struct Replayed {
-    /// First sequence number and length in bytes of each segment, ascending.
-    pub(super) segments: Vec<(u64, u64)>,
+    /// The last segment, if there is one.
+    pub(super) active: Option<Active>,
+    /// Bytes of all segments.
+    pub(super) bytes: u64,
     /// Newest changes, oldest first.
     pub(super) recent: VecDeque<Change>,
     /// Contents in `.winston/objects/` and the last record that needs each.
     pub(super) objects: HashMap<ContentHash, u64>,
     /// Lines that could not be read back, not counting a torn tail.
     pub(super) corrupt: u64,
+    /// Records after `acked` whose content was dropped, and the last of them.
+    pub(super) dropped: u64,
+    pub(super) dropped_to: u64,
+    /// First segment that has contents; the last one when none has.
+    pub(super) clean_to: u64,
     head: u64,
 }
 
 impl Replayed {
-    /// Last readable sequence number.
+    /// Last sequence number that was given out, as far as the files tell: a segment gets its name when everything before it has been written.
     pub(crate) fn head_seq(&self) -> u64 {
-        self.head
+        self.head.max(self.active.map_or(0, |active| active.first - 1))
     }
 }
 
 /// Reads every segment, hands each record to `visit` and cuts what a crash left unfinished at the end of the last one.
-pub(super) fn replay(dirs: &Dirs, visit: &mut dyn FnMut(&Record)) -> Result<Replayed, JournalError> {
+pub(super) fn replay(dirs: &Dirs, acked: u64, visit: &mut dyn FnMut(&Record)) -> Result<Replayed, JournalError> {
+    segment::remove_unfinished(dirs)?;
     let mut replayed = Replayed::default();
     let firsts = segment::list(dirs)?;
+    let mut clean = true;
     for (position, &first) in firsts.iter().enumerate() {
-        let mut reader = BufReader::new(segment::open_read(dirs, first)?);
-        let (mut length, mut good_length, mut bad) = (0u64, 0u64, 0u64);
+        let Some(file) = segment::open_read(dirs, first)? else { continue };
+        let mut reader = BufReader::new(file);
+        let mut active = Active { first, length: 0, objects: 0 };
+        let (mut length, mut bad, mut contents) = (0u64, 0u64, false);
         let mut line = Vec::new();
-        loop {
-            line.clear();
-            let read = reader.read_until(b'\n', &mut line)?;
-            if read == 0 {
-                break;
-            }
-            length += read as u64;
-            match line.strip_suffix(b"\n").and_then(record::decode) {
-                Some(record) => {
+        while let Some((kind, read)) = lines::next(&mut reader, &mut line)? {
+            length += read;
+            match kind {
+                Line::Good(record) => {
                     // Damage that good records follow is not a torn tail: it stays, counted.
                     replayed.corrupt += std::mem::take(&mut bad);
-                    good_length = length;
-                    replayed.take(&record);
+                    active.length = length;
+                    active.objects += record.object().and(record.change.size).unwrap_or(0);
+                    contents |= record.inline.is_some() || record.object().is_some();
+                    replayed.take(&record, acked);
                     visit(&record);
                 }
-                None => bad += 1,
+                Line::Damaged | Line::Open => bad += 1,
             }
         }
         let last = position + 1 == firsts.len();
-        if last && good_length < length {
-            tracing::warn!(segment = first, bytes = length - good_length, "cut the journal's unfinished tail");
-            let file = segment::open_append(dirs, first)?;
-            file.set_len(good_length)?;
+        if last && active.length < length {
+            tracing::warn!(segment = first, bytes = length - active.length, "cut the journal's unfinished tail");
+            let file = segment::open_repair(dirs, first)?;
+            file.set_len(active.length)?;
             file.sync_all()?;
-            length = good_length;
         } else {
             replayed.corrupt += bad;
+            active.length = length;
         }
-        replayed.segments.push((first, length));
+        if clean {
+            replayed.clean_to = first;
+            clean = !contents;
+        }
+        replayed.bytes += active.length;
+        replayed.active = Some(active);
     }
     if replayed.corrupt > 0 {
         tracing::error!(lines = replayed.corrupt, "damaged journal records were skipped");
@@ -74,14 +99,20 @@ pub(super) fn replay(dirs: &Dirs, visit: &mut dyn FnMut(&Record)) -> Result<Repl
 }
 
 impl Replayed {
-    fn take(&mut self, record: &Record) {
-        self.head = self.head.max(record.change.seq);
+    fn take(&mut self, record: &Record, acked: u64) {
+        let change = &record.change;
+        self.head = self.head.max(change.seq);
         if let Some(hash) = record.object() {
-            self.objects.insert(hash, record.change.seq);
+            let needed_by = self.objects.entry(hash).or_default();
+            *needed_by = change.seq.max(*needed_by);
+        }
+        if change.seq > acked && record.is_dropped() {
+            self.dropped += 1;
+            self.dropped_to = change.seq;
         }
         if self.recent.len() == RECENT_CHANGES {
             self.recent.pop_front();
         }
-        self.recent.push_back(record.change.clone());
+        self.recent.push_back(change.clone());
     }
 }

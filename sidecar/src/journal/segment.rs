@@ -1,55 +1,101 @@
-//! Files of the journal: segments, objects, epoch and acknowledgement.
+//! Files of the journal's records.
 
 use std::fs::File;
-use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
-use uuid::Uuid;
-use winston_wire::ContentHash;
 
 use super::{Dirs, JournalError};
-use crate::fs::{Root, replace_file};
+use crate::failpoint;
+use crate::fs::{FsError, Root, stat_at};
 
-/// Segments that are kept for the local history although control has them.
-const KEPT_SEGMENTS: usize = 2;
+/// Segments that are kept for the local history although control has them: the one that is written and the one before.
+pub(super) const KEPT_SEGMENTS: usize = 2;
 
-const OURS: OFlags = OFlags::CLOEXEC.union(OFlags::NOFOLLOW);
+/// Largest first number: control counts in 63 bits.
+const MAX_FIRST: u64 = i64::MAX as u64;
+
+pub(super) const OURS: OFlags = OFlags::CLOEXEC.union(OFlags::NOFOLLOW);
 
 /// File name of the segment that starts with `first`.
-fn segment_name(first: u64) -> String {
+pub(super) fn segment_name(first: u64) -> String {
     format!("{first:020}.jsonl")
 }
 
-/// First sequence numbers of all segments, ascending.
+/// First sequence numbers of all segments, ascending. Whatever else lies in the directory is none.
 pub(super) fn list(dirs: &Dirs) -> Result<Vec<u64>, JournalError> {
     let mut firsts = Vec::new();
-    let dir = rustix::fs::openat(&dirs.changes, ".", OFlags::RDONLY | OFlags::DIRECTORY | OURS, Mode::empty())
-        .map_err(crate::fs::FsError::from)?;
-    Root::each_entry(dir.as_fd(), |entry| {
-        let name = std::str::from_utf8(&entry.name).unwrap_or_default();
-        firsts.extend(name.strip_suffix(".jsonl").and_then(|digits| digits.parse::<u64>().ok()));
-    })?;
+    each(dirs, |name, _| firsts.extend(first_of(name)))?;
     firsts.sort_unstable();
     Ok(firsts)
 }
 
-fn open(dir: &OwnedFd, name: &str, flags: OFlags) -> Result<File, Errno> {
+fn first_of(name: &str) -> Option<u64> {
+    let first = name.strip_suffix(".jsonl")?.parse().ok()?;
+    ((1..=MAX_FIRST).contains(&first) && name == segment_name(first)).then_some(first)
+}
+
+/// Calls `visit` with name and size of every regular file in the directory of the segments.
+fn each(dirs: &Dirs, mut visit: impl FnMut(&str, u64)) -> Result<(), JournalError> {
+    let dir = rustix::fs::openat(&dirs.changes, ".", OFlags::RDONLY | OFlags::DIRECTORY | OURS, Mode::empty())
+        .map_err(FsError::from)?;
+    Root::each_entry(dir.as_fd(), |entry| {
+        if entry.stat.kind == crate::fs::EntryKind::File
+            && let Ok(name) = std::str::from_utf8(&entry.name)
+        {
+            visit(name, entry.stat.size);
+        }
+    })?;
+    Ok(())
+}
+
+/// Removes what an interrupted rewriting of a segment left.
+pub(super) fn remove_unfinished(dirs: &Dirs) -> Result<(), JournalError> {
+    let mut unfinished = Vec::new();
+    each(dirs, |name, _| {
+        if name.strip_suffix(".new").and_then(first_of).is_some() {
+            unfinished.push(name.to_owned());
+        }
+    })?;
+    for name in unfinished {
+        rustix::fs::unlinkat(&dirs.changes, name, AtFlags::empty()).map_err(FsError::from)?;
+    }
+    Ok(())
+}
+
+/// Opens one of our files, with mode 0600 when it is new.
+pub(super) fn open(dir: &OwnedFd, name: &str, flags: OFlags) -> Result<File, Errno> {
     rustix::fs::openat(dir, name, flags | OURS, Mode::from_raw_mode(0o600)).map(File::from)
 }
 
-/// Opens a segment for reading.
-pub(super) fn open_read(dirs: &Dirs, first: u64) -> Result<File, JournalError> {
-    Ok(open(&dirs.changes, &segment_name(first), OFlags::RDONLY).map_err(crate::fs::FsError::from)?)
+/// Opens a segment for reading; `None` when it is gone.
+pub(super) fn open_read(dirs: &Dirs, first: u64) -> Result<Option<File>, JournalError> {
+    match open(&dirs.changes, &segment_name(first), OFlags::RDONLY) {
+        Ok(file) => Ok(Some(file)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(FsError::from(errno).into()),
+    }
+}
+
+/// Opens a segment for mending its end: writes go where they are told to go.
+pub(super) fn open_repair(dirs: &Dirs, first: u64) -> Result<File, JournalError> {
+    Ok(open(&dirs.changes, &segment_name(first), OFlags::RDWR).map_err(FsError::from)?)
 }
 
 /// Opens a segment for appending, creating it durably when it is new.
 pub(super) fn open_append(dirs: &Dirs, first: u64) -> Result<File, JournalError> {
+    let name = segment_name(first);
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND;
-    let file = open(&dirs.changes, &segment_name(first), flags).map_err(crate::fs::FsError::from)?;
-    rustix::fs::fsync(&dirs.changes).map_err(crate::fs::FsError::from)?;
+    let file = open(&dirs.changes, &name, flags).map_err(FsError::from)?;
+    let flushed = failpoint::fails("journal-dir-sync").and_then(|()| Ok(rustix::fs::fsync(&dirs.changes)?));
+    if let Err(error) = flushed {
+        // A later flush that succeeds need not bring a name to the disk whose first flush failed, so the name is made anew next time.
+        if file.metadata().is_ok_and(|metadata| metadata.len() == 0) {
+            let _ = rustix::fs::unlinkat(&dirs.changes, name, AtFlags::empty());
+        }
+        return Err(error.into());
+    }
     Ok(file)
 }
 
@@ -59,115 +105,22 @@ pub(super) fn window_start(dirs: &Dirs) -> Result<u64, JournalError> {
     Ok(firsts.get(firsts.len().saturating_sub(KEPT_SEGMENTS)).copied().unwrap_or(1))
 }
 
-/// Removes segments that hold nothing after `done`, but keeps the newest ones.
-pub(super) fn trim(dirs: &Dirs, done: u64) -> Result<(), JournalError> {
+/// Removes segments that hold nothing after `done`, but keeps the `kept` newest ones. Returns the bytes that this frees.
+pub(super) fn trim(dirs: &Dirs, done: u64, kept: usize) -> Result<u64, JournalError> {
     let firsts = list(dirs)?;
-    for pair in firsts.windows(2).take(firsts.len().saturating_sub(KEPT_SEGMENTS)) {
+    let mut freed = 0;
+    for pair in firsts.windows(2).take(firsts.len().saturating_sub(kept)) {
         if pair[1] > done + 1 {
             break;
         }
-        rustix::fs::unlinkat(&dirs.changes, segment_name(pair[0]), AtFlags::empty())
-            .map_err(crate::fs::FsError::from)?;
-    }
-    Ok(())
-}
-
-/// Reads the journal's identity, or gives a new journal one.
-pub(super) fn open_epoch(dirs: &Dirs) -> Result<Uuid, JournalError> {
-    match open(&dirs.internal, "epoch", OFlags::RDONLY) {
-        Ok(file) => {
-            let mut text = String::new();
-            file.take(64).read_to_string(&mut text)?;
-            if let Ok(epoch) = text.trim().parse() {
-                return Ok(epoch);
-            }
-            tracing::error!("the journal's epoch file is damaged; a new epoch starts");
+        let name = segment_name(pair[0]);
+        let bytes = stat_at(&dirs.changes, &name)?.map_or(0, |stat| stat.size);
+        match rustix::fs::unlinkat(&dirs.changes, name, AtFlags::empty()) {
+            Ok(()) => freed += bytes,
+            // The writer, on a full volume, and an acknowledgement may both be at it.
+            Err(Errno::NOENT) => {}
+            Err(errno) => return Err(FsError::from(errno).into()),
         }
-        Err(Errno::NOENT) => {}
-        Err(errno) => return Err(crate::fs::FsError::from(errno).into()),
     }
-    new_epoch(dirs)
-}
-
-/// Gives the journal a new identity.
-pub(super) fn new_epoch(dirs: &Dirs) -> Result<Uuid, JournalError> {
-    let epoch = Uuid::now_v7();
-    replace_file(&dirs.internal, "epoch", format!("{epoch}\n").as_bytes())?;
-    Ok(epoch)
-}
-
-#[derive(Serialize, Deserialize)]
-struct Acked {
-    epoch: Uuid,
-    seq: u64,
-}
-
-/// What control had committed when we last heard of it. Losing this file only means sending again.
-pub(super) fn read_acked(dirs: &Dirs, epoch: Uuid) -> u64 {
-    let read = || -> Option<Acked> {
-        let mut text = Vec::new();
-        open(&dirs.internal, "acked", OFlags::RDONLY).ok()?.take(4096).read_to_end(&mut text).ok()?;
-        serde_json::from_slice(&text).ok()
-    };
-    read().filter(|acked| acked.epoch == epoch).map_or(0, |acked| acked.seq)
-}
-
-/// Remembers what control has committed.
-pub(super) fn write_acked(dirs: &Dirs, epoch: Uuid, seq: u64) -> Result<(), JournalError> {
-    let text = serde_json::to_vec(&Acked { epoch, seq }).map_err(std::io::Error::from)?;
-    // Renamed but not flushed: an older value after a crash is harmless, a torn one counts as none.
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
-    let mut file = open(&dirs.internal, "acked.new", flags).map_err(crate::fs::FsError::from)?;
-    file.write_all(&text)?;
-    rustix::fs::renameat(&dirs.internal, "acked.new", &dirs.internal, "acked").map_err(crate::fs::FsError::from)?;
-    Ok(())
-}
-
-/// Stores a large content, on disk before the call returns.
-pub(super) fn write_object(dirs: &Dirs, hash: ContentHash, bytes: &[u8]) -> Result<(), JournalError> {
-    let name = hash.to_string();
-    // A content that is there already was complete before it got its name. The caller's lock keeps it there.
-    if open(&dirs.objects, &name, OFlags::RDONLY).is_ok() {
-        return Ok(());
-    }
-    Ok(replace_file(&dirs.objects, &name, bytes)?)
-}
-
-/// Reads a large content back; `None` when it is missing.
-pub(super) fn read_object(dirs: &Dirs, hash: ContentHash) -> Result<Option<Vec<u8>>, JournalError> {
-    match open(&dirs.objects, &hash.to_string(), OFlags::RDONLY) {
-        Ok(mut file) => {
-            let mut bytes = Vec::new();
-            file.read_to_end(&mut bytes)?;
-            // What is not what its name says is as good as missing; control would refuse it.
-            Ok(Some(bytes).filter(|bytes| crate::edits::hash_of(bytes) == hash))
-        }
-        Err(Errno::NOENT) => Ok(None),
-        Err(errno) => Err(crate::fs::FsError::from(errno).into()),
-    }
-}
-
-/// Removes large contents that no record needs: a crash came between the content and its record, or before the removal.
-pub(super) fn remove_unneeded_objects(dirs: &Dirs, needed: impl Fn(ContentHash) -> bool) -> Result<(), JournalError> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OURS;
-    let dir = rustix::fs::openat(&dirs.objects, ".", flags, Mode::empty()).map_err(crate::fs::FsError::from)?;
-    let mut unneeded = Vec::new();
-    Root::each_entry(dir.as_fd(), |entry| {
-        let name = String::from_utf8_lossy(&entry.name).into_owned();
-        if !name.parse().is_ok_and(&needed) {
-            unneeded.push(name);
-        }
-    })?;
-    for name in unneeded {
-        rustix::fs::unlinkat(&dirs.objects, name, AtFlags::empty()).map_err(crate::fs::FsError::from)?;
-    }
-    Ok(())
-}
-
-/// Removes a large content.
-pub(super) fn remove_object(dirs: &Dirs, hash: ContentHash) -> Result<(), JournalError> {
-    match rustix::fs::unlinkat(&dirs.objects, hash.to_string(), AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(errno) => Err(crate::fs::FsError::from(errno).into()),
-    }
+    Ok(freed)
 }

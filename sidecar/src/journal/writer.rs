@@ -3,17 +3,16 @@
 //! Group commit: whatever waits when the thread looks becomes one write and one flush, so concurrent writers share the
 //! price of durability. Sequence numbers are given out here and nowhere else.
 
-use std::fs::File;
-use std::io::Write;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use tokio::sync::watch;
 use winston_wire::Change;
 
-use super::{Dirs, JournalError, Ledger, NewRecord, record, segment};
-use crate::failpoint;
+use super::replay::Active;
+use super::tail::Tail;
+use super::usage::Usage;
+use super::{Dirs, JournalError, Ledger, NewRecord, record};
 
 /// Requests that may wait for the thread; more block their (blocking) callers.
 const QUEUE: usize = 256;
@@ -29,11 +28,12 @@ struct Request {
 pub(super) struct Setup {
     pub(super) dirs: Arc<Dirs>,
     pub(super) ledger: Arc<Ledger>,
-    pub(super) segments: Vec<(u64, u64)>,
+    pub(super) usage: Arc<Usage>,
+    /// The segment to write on; `None` on a new volume.
+    pub(super) active: Option<Active>,
     pub(super) next_seq: u64,
     pub(super) segment_bytes: u64,
     pub(super) head: watch::Sender<u64>,
-    pub(super) flushes: Arc<AtomicU64>,
 }
 
 /// Handle on the thread. The thread ends when the last handle is gone.
@@ -61,33 +61,19 @@ impl Writer {
 }
 
 struct Thread {
-    dirs: Arc<Dirs>,
     ledger: Arc<Ledger>,
-    segment: File,
-    /// Length up to which the segment holds whole, flushed records.
-    length: u64,
-    segment_bytes: u64,
+    usage: Arc<Usage>,
+    tail: Tail,
     next_seq: u64,
     head: watch::Sender<u64>,
-    flushes: Arc<AtomicU64>,
-    /// What a failed write left could not be cut off, so nothing may follow it until replay has looked.
-    broken: bool,
 }
 
 impl Thread {
     fn open(setup: Setup) -> Result<Self, JournalError> {
-        let (first, length) = setup.segments.last().copied().unwrap_or((setup.next_seq, 0));
-        Ok(Self {
-            segment: segment::open_append(&setup.dirs, first)?,
-            length,
-            dirs: setup.dirs,
-            ledger: setup.ledger,
-            segment_bytes: setup.segment_bytes,
-            next_seq: setup.next_seq,
-            head: setup.head,
-            flushes: setup.flushes,
-            broken: false,
-        })
+        let Setup { dirs, ledger, usage, active, next_seq, segment_bytes, head } = setup;
+        let active = active.unwrap_or(Active { first: next_seq, length: 0, objects: 0 });
+        let tail = Tail::open(dirs, Arc::clone(&usage), active, segment_bytes)?;
+        Ok(Self { ledger, usage, tail, next_seq, head })
     }
 
     fn run(&mut self, receiver: &Receiver<Request>) {
@@ -102,7 +88,8 @@ impl Thread {
                 changes.push(encode(&request.records, &mut seq, &mut lines));
                 requests.push(request);
             }
-            let outcome = self.write(&lines);
+            let objects = requests.iter().flat_map(|request| &request.records).map(NewRecord::object_bytes).sum();
+            let outcome = self.write(&lines, objects);
             if outcome.is_ok() {
                 self.next_seq = seq;
                 for (request, changes) in requests.iter().zip(&changes) {
@@ -122,34 +109,15 @@ impl Thread {
         }
     }
 
-    /// Writes whole lines and flushes them. On failure the segment is as before.
-    fn write(&mut self, lines: &[u8]) -> Result<(), JournalError> {
-        if self.broken {
-            return Err(std::io::Error::other("the journal's end is damaged; restart the sidecar to repair it").into());
-        }
-        if self.length >= self.segment_bytes {
-            self.segment = segment::open_append(&self.dirs, self.next_seq)?;
-            self.length = 0;
-        }
-        failpoint::here("journal-append");
-        let written = failpoint::fails("journal-write").and_then(|()| self.segment.write_all(lines)).and_then(|()| {
-            failpoint::here("journal-written");
-            self.flushes.fetch_add(1, Ordering::Relaxed);
-            failpoint::fails("journal-sync")?;
-            self.segment.sync_data()
-        });
-        if let Err(error) = written {
-            // After a failed flush the kernel may have dropped the pages, so nothing of this batch counts; it is cut off, because
-            // its numbers are given out again.
-            if let Err(error) = self.segment.set_len(self.length) {
-                tracing::error!(%error, "could not cut the journal after a failed write");
-                self.broken = self.segment.metadata().map_or(true, |metadata| metadata.len() != self.length);
+    /// Writes the lines and flushes them.
+    fn write(&mut self, lines: &[u8], objects: u64) -> Result<(), JournalError> {
+        match self.tail.append(self.next_seq, lines, objects) {
+            // Records come before the local history window: what nobody needs any more makes room for them.
+            Err(JournalError::NoSpace) if self.tail.remove_dispensable(self.usage.dispensable())? => {
+                self.tail.append(self.next_seq, lines, objects)
             }
-            return Err(error.into());
+            outcome => outcome,
         }
-        failpoint::here("journal-synced");
-        self.length += lines.len() as u64;
-        Ok(())
     }
 }
 

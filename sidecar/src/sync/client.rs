@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, StatusCode, Uri};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -22,6 +22,8 @@ use winston_wire::{
     ChangeBatch, ChangeBatchAnswer, CheckIn, CheckInAnswer, ContentHash, Desired, ErrorBody, ManifestDifferences,
     ManifestRange, SESSION_HEADER, SUPERSEDED, Timestamp,
 };
+
+use super::body::UploadBody;
 
 const CONNECT_TIME: Duration = Duration::from_secs(10);
 const CALL_TIME: Duration = Duration::from_secs(60);
@@ -66,7 +68,7 @@ pub(crate) enum ClientError {
 
 /// The sidecar's side of `/api/sidecar`.
 pub(crate) struct ControlClient {
-    http: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    http: Client<HttpsConnector<HttpConnector>, UploadBody>,
     base: String,
     authorization: HeaderValue,
     session: (Uuid, HeaderValue),
@@ -131,10 +133,10 @@ impl ControlClient {
     }
 
     /// `PUT /api/sidecar/contents/<hash>`.
-    pub(crate) async fn put_content(&self, hash: ContentHash, content: Bytes) -> Result<(), ClientError> {
+    pub(super) async fn put_content(&self, hash: ContentHash, content: UploadBody) -> Result<(), ClientError> {
         let path = format!("/api/sidecar/contents/{hash}");
         // A slow line is no reason to start over for ever.
-        let time = CALL_TIME + Duration::from_secs(content.len() as u64 / SLOWEST_BYTES_PER_SECOND);
+        let time = CALL_TIME + Duration::from_secs(content.len() / SLOWEST_BYTES_PER_SECOND);
         self.call(Method::PUT, &path, "application/octet-stream", content, time, ANSWER_BYTES).await?;
         Ok(())
     }
@@ -156,7 +158,8 @@ impl ControlClient {
 
     async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, ClientError> {
         let body = serde_json::to_vec(body).map_err(|error| ClientError::BadAnswer(error.to_string()))?;
-        let answer = self.call(Method::POST, path, "application/json", body.into(), CALL_TIME, ANSWER_BYTES).await?;
+        let answer =
+            self.call(Method::POST, path, "application/json", Bytes::from(body), CALL_TIME, ANSWER_BYTES).await?;
         parse(&answer)
     }
 
@@ -165,7 +168,7 @@ impl ControlClient {
         method: Method,
         path: &str,
         content_type: &'static str,
-        body: Bytes,
+        body: impl Into<UploadBody>,
         time: Duration,
         limit: usize,
     ) -> Result<Bytes, ClientError> {
@@ -178,7 +181,7 @@ impl ControlClient {
             .uri(format!("{}{path}", self.base))
             .header(AUTHORIZATION, self.authorization.clone())
             .header(CONTENT_TYPE, content_type)
-            .body(Full::new(body))
+            .body(body.into())
             .map_err(|error| ClientError::BadAnswer(error.to_string()))?;
         let exchange = async {
             let response = self.http.request(request).await.map_err(|error| ClientError::Unreachable(chain(&error)))?;

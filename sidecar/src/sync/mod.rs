@@ -7,6 +7,7 @@
 mod applied;
 mod apply;
 mod backoff;
+mod body;
 mod client;
 mod conflicts;
 mod engine;

@@ -1,14 +1,17 @@
 //! Sending changes to control.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use winston_wire::{ChangeBatch, ContentHash};
+use winston_wire::{Change, ChangeBatch, ContentHash};
 
+use super::body::UploadBody;
 use super::client::{ClientError, ControlClient};
 use crate::edits::Edits;
 use crate::failpoint;
+use crate::fs::TenantPath;
 use crate::journal::{Batch, Cursor, JournalError};
 
 /// Records and bytes of one batch.
@@ -45,7 +48,7 @@ pub(super) enum UploadError {
 async fn read(edits: &Arc<Edits>, mut cursor: Cursor) -> Result<(Batch, Cursor), UploadError> {
     let edits = Arc::clone(edits);
     let work = move || edits.journal().read(&mut cursor, BATCH_RECORDS, BATCH_BYTES).map(|batch| (batch, cursor));
-    Ok(tokio::task::spawn_blocking(work).await.map_err(|_| UploadError::ShuttingDown)??)
+    Ok(blocking(work).await??)
 }
 
 /// Sends the next batch from `cursor`. Returns what control has committed and where to go on; `None` when there was nothing to send.
@@ -68,6 +71,7 @@ pub(super) async fn send_next(
         }
         changes.push(record.change);
     }
+    let dropped = revive(edits, &mut changes);
     let last = next.next_seq() - 1;
     let mut batch = ChangeBatch { epoch: edits.journal().epoch(), changes, lost };
     for _ in 0..CONTENT_ROUNDS {
@@ -85,22 +89,14 @@ pub(super) async fn send_next(
             return Ok(Some((answer.acked_seq, cursor)));
         }
         for hash in answer.contents_wanted {
-            match content(edits, &inline, hash).await? {
-                Some(content) => match client.put_content(hash, content).await {
-                    // Too large for control, or not what it says: no later attempt would be answered differently.
-                    // By control itself: a proxy's limit is for an operator to raise.
-                    Err(ClientError::Refused { code, .. })
-                        if matches!(code.as_str(), "too_large" | "hash_mismatch") =>
-                    {
-                        tracing::error!(%hash, code, "control does not take a content; its change is recorded without it");
-                        omit(&mut batch, hash);
-                    }
-                    sent => sent?,
-                },
-                None => {
-                    tracing::error!(%hash, "a content is lost; its change is recorded without it");
-                    omit(&mut batch, hash);
+            let given = give(edits, client, &inline, &batch, hash).await?;
+            if let Given::No(why) = given {
+                if dropped.contains(&hash) {
+                    tracing::info!(%hash, why, "a content that was dropped from the journal is no longer in the tree either");
+                } else {
+                    tracing::error!(%hash, why, "control does not get a content; its change is recorded without it");
                 }
+                omit(&mut batch, hash);
             }
         }
     }
@@ -115,23 +111,88 @@ fn omit(batch: &mut ChangeBatch, hash: ContentHash) {
         .for_each(|change| change.content_omitted = true);
 }
 
-async fn content(
+/// Takes back that a content was dropped, where the file still is what it was then. Returns the hashes of those.
+fn revive(edits: &Edits, changes: &mut [Change]) -> HashSet<ContentHash> {
+    let dropped = changes.iter_mut().filter(|change| change.content_omitted);
+    let revived = dropped.filter_map(|change| {
+        let recorded = edits.index().version(&change.path)?.hash?;
+        change.content_omitted = change.hash != Some(recorded);
+        change.hash.filter(|_| !change.content_omitted)
+    });
+    revived.collect()
+}
+
+/// What came of a content that control asked for.
+enum Given {
+    Yes,
+    /// No later attempt would end differently.
+    No(&'static str),
+}
+
+/// Gives control a content: from the record, from `.winston/objects/`, or from the file itself if it still is that version.
+async fn give(
     edits: &Arc<Edits>,
+    client: &ControlClient,
     inline: &HashMap<ContentHash, Bytes>,
+    batch: &ChangeBatch,
     hash: ContentHash,
-) -> Result<Option<Bytes>, UploadError> {
+) -> Result<Given, UploadError> {
     if let Some(content) = inline.get(&hash) {
-        return Ok(Some(content.clone()));
+        return refused(client.put_content(hash, content.clone().into()).await);
     }
-    let edits = Arc::clone(edits);
-    let work = move || edits.journal().object(hash);
-    let object = tokio::task::spawn_blocking(work).await.map_err(|_| UploadError::ShuttingDown)??;
-    Ok(object.map(Bytes::from))
+    let object = {
+        let edits = Arc::clone(edits);
+        blocking(move || edits.journal().object(hash)).await??
+    };
+    if let Some(file) = object
+        && let Some(given) = give_file(client, file, hash).await?
+    {
+        return Ok(given);
+    }
+    let paths: Vec<_> = batch.changes.iter().filter(|change| change.hash == Some(hash)).collect();
+    for change in paths {
+        let Ok(path) = TenantPath::parse(&change.path) else { continue };
+        let (edits, size) = (Arc::clone(edits), change.size);
+        let found =
+            blocking(move || edits.root().open_file(&path).ok().filter(|it| Some(it.stat.size) == size)).await?;
+        if let Some(opened) = found
+            && let Some(given) = give_file(client, opened.file, hash).await?
+        {
+            return Ok(given);
+        }
+    }
+    Ok(Given::No("it is lost"))
+}
+
+/// Sends a file; `None` when it is not the content that it should be.
+async fn give_file(client: &ControlClient, file: File, hash: ContentHash) -> Result<Option<Given>, UploadError> {
+    let (file, size) =
+        blocking(move || file.metadata().map(|metadata| (file, metadata.len()))).await?.map_err(JournalError::from)?;
+    let (body, verdict) = UploadBody::of_file(file, size, hash);
+    let sent = client.put_content(hash, body).await;
+    if verdict.is_damaged() {
+        return Ok(None);
+    }
+    refused(sent).map(Some)
+}
+
+/// Too large for control, or not what it says: no later attempt would be answered differently. By control itself: a proxy's limit is for an
+/// operator to raise.
+fn refused(sent: Result<(), ClientError>) -> Result<Given, UploadError> {
+    match sent {
+        Ok(()) => Ok(Given::Yes),
+        Err(ClientError::Refused { code, .. }) if code == "too_large" => Ok(Given::No("it is too large for control")),
+        Err(ClientError::Refused { code, .. }) if code == "hash_mismatch" => Ok(Given::No("it is damaged")),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, UploadError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| UploadError::ShuttingDown)
 }
 
 /// Control has committed up to `seq`.
 pub(super) async fn acknowledge(edits: &Arc<Edits>, seq: u64) -> Result<(), UploadError> {
     let edits = Arc::clone(edits);
-    let work = move || edits.journal().acknowledge(seq, edits.index().saved_seq());
-    Ok(tokio::task::spawn_blocking(work).await.map_err(|_| UploadError::ShuttingDown)??)
+    Ok(blocking(move || edits.journal().acknowledge(seq, edits.index().saved_seq())).await??)
 }

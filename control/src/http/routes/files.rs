@@ -18,7 +18,7 @@ use super::super::auth::Actor;
 use super::super::error::Problem;
 use super::super::extract::{Args, Raw, TenantFile, TenantId, json as parse_json, limit, too_large};
 use crate::db::desired::{Expect, Outcome, Push};
-use crate::db::{contents, desired, files, tenants};
+use crate::db::{contents, desired, files, history, tenants};
 
 const OCTETS: &str = "application/octet-stream";
 
@@ -73,7 +73,7 @@ pub(in super::super) async fn read(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let found = match args.version {
-        Some(id) => files::version(&app.db, tenant, &path, id).await?.and_then(|version| {
+        Some(id) => history::version(&app.db, tenant, &path, id).await?.and_then(|version| {
             Some(Found {
                 hash: version.hash?,
                 modified: version.modified,
@@ -239,7 +239,12 @@ fn content(headers: &HeaderMap, body: Bytes) -> Result<Bytes, Problem> {
         return Ok(body);
     }
     let body: PushBody = parse_json(&body)?;
-    match (body.content, body.content_base64) {
+    decoded(body.content, body.content_base64)
+}
+
+/// The bytes that a JSON body gives in one of two ways.
+pub(super) fn decoded(content: Option<String>, content_base64: Option<String>) -> Result<Bytes, Problem> {
+    match (content, content_base64) {
         (Some(text), None) => Ok(text.into()),
         (None, Some(text)) => {
             BASE64.decode(text).map(Bytes::from).map_err(|_| Problem::bad("bad_json", "content_base64 is not base64"))

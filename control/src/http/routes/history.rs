@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::super::App;
 use super::super::error::Problem;
 use super::super::extract::{Args, TenantId, limit};
-use crate::db::files::{self, ChangeQuery};
+use crate::db::history::{self, ChangeQuery};
 use crate::db::tenants;
 use crate::path;
 
@@ -28,7 +28,7 @@ pub(in super::super) async fn versions(
 ) -> Result<Json<Value>, Problem> {
     args.path.as_deref().map(path::check).transpose()?;
     let limit = limit(args.limit, 100, 1000)?;
-    let versions = files::versions(&app.db, tenant, args.path.as_deref(), args.before, limit).await?;
+    let versions = history::versions(&app.db, tenant, args.path.as_deref(), args.before, limit).await?;
     if versions.is_empty() && !tenants::exists(&app.db, tenant).await? {
         return Err(Problem::no_tenant());
     }
@@ -56,7 +56,7 @@ pub(in super::super) async fn changes(
         after: args.after,
         limit: limit(args.limit, 100, 1000)?,
     };
-    let changes = files::changes(&app.db, tenant, &query).await?;
+    let changes = history::changes(&app.db, tenant, &query).await?;
     if changes.is_empty() && !tenants::exists(&app.db, tenant).await? {
         return Err(Problem::no_tenant());
     }

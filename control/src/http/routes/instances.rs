@@ -14,6 +14,7 @@ use super::super::error::Problem;
 use super::super::extract::{Body, TenantId};
 use crate::configgen::Channels;
 use crate::db::instances::{self, Instance};
+use crate::db::sessions::{self, Overview};
 use crate::db::tenants;
 use crate::lifecycle::{Change, LifecycleError, Order, Provisioned, SettingsPatch};
 
@@ -41,7 +42,7 @@ pub(super) fn health_status(app: &App, instance: &Instance) -> Option<String> {
 
 /// The instance as a bare object, with the keys of earlier versions. Secrets are stored as hashes or not at all, so
 /// their keys are null.
-fn body(app: &App, instance: &Instance) -> Value {
+fn body(app: &App, instance: &Instance, sessions: Overview) -> Value {
     json!({
         "id": instance.id,
         "tenant_id": instance.tenant_id,
@@ -62,16 +63,19 @@ fn body(app: &App, instance: &Instance) -> Value {
         "epoch": instance.epoch,
         "applied_generation": instance.applied_generation,
         "conflicts": instance.conflicts,
+        "manifest": instance.manifest,
+        "sidecar_session": sessions.served,
+        "superseded_sessions": sessions.insisting,
         "created_at": instance.created_at,
     })
 }
 
 /// The instance.
 pub(in super::super) async fn show(State(app): State<App>, TenantId(tenant): TenantId) -> Result<Json<Value>, Problem> {
-    let instance = instances::get(&app.db.client().await?, tenant)
-        .await?
-        .ok_or_else(|| Problem::not_found("Tenant instance not found"))?;
-    Ok(Json(body(&app, &instance)))
+    let client = app.db.client().await?;
+    let instance =
+        instances::get(&client, tenant).await?.ok_or_else(|| Problem::not_found("Tenant instance not found"))?;
+    Ok(Json(body(&app, &instance, sessions::overview(&client, tenant).await?)))
 }
 
 /// The instance as a list, for clients that expect several.
@@ -81,7 +85,8 @@ pub(in super::super) async fn list(State(app): State<App>, TenantId(tenant): Ten
     if instance.is_none() && tenants::get(&client, tenant).await?.is_none() {
         return Err(Problem::no_tenant());
     }
-    let instances: Vec<Value> = instance.iter().map(|instance| body(&app, instance)).collect();
+    let sessions = sessions::overview(&client, tenant).await?;
+    let instances: Vec<Value> = instance.iter().map(|instance| body(&app, instance, sessions)).collect();
     Ok(Json(json!({"count": instances.len(), "instances": instances})))
 }
 
@@ -242,7 +247,8 @@ fn provisioned(done: &Provisioned) -> Value {
 async fn change(app: &App, tenant: Uuid, actor: String, change: Change) -> Result<Json<Value>, Problem> {
     let lifecycle = app.lifecycle.clone();
     let instance = detached(async move { lifecycle.change(tenant, &actor, change).await }).await?;
-    Ok(Json(body(app, &instance)))
+    let sessions = sessions::overview(&app.db.client().await?, tenant).await?;
+    Ok(Json(body(app, &instance, sessions)))
 }
 
 /// Starts the instance with the files that it has.

@@ -11,19 +11,30 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 use winston_wire::{
-    ChangeBatch, ChangeBatchAnswer, CheckIn, CheckInAnswer, ContentHash, Desired, GatewayState, PROTOCOL_VERSION,
+    ChangeBatch, ChangeBatchAnswer, CheckIn, CheckInAnswer, ContentHash, Desired, GatewayState, ManifestDifferences,
+    ManifestRange, PROTOCOL_VERSION,
 };
 
 use super::super::App;
+use super::super::auth::{Session, superseded};
 use super::super::error::{Problem, sentence};
 use super::super::extract::{Args, Body, Raw};
+use crate::db::sessions::Standing;
+use crate::db::sidecar_sync::Described;
 use crate::db::tokens::Identity;
-use crate::db::{batch, contents, desired, sidecar_sync, tokens};
+use crate::db::{batch, commit, contents, current, desired, sessions, sidecar_sync, tokens};
+use crate::manifest;
 
 /// Longest wait of a long poll, in seconds.
 const MAX_WAIT_SECONDS: u64 = 55;
 /// How often a long poll looks although nobody woke it: notifications are hints, and tokens expire by themselves.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Most files that control looks at in a range beyond as many as the sidecar has there.
+const MAX_OTHER_FILES: usize = 5000;
+/// Most differences in an answer; with the first ones mended, the sidecar comes again.
+const MAX_DIFFERENCES: usize = 5000;
+/// About the most bytes of paths in an answer.
+const MAX_DIFFERENCE_BYTES: usize = 1 << 20;
 
 /// Heartbeat.
 pub(in super::super) async fn check_in(
@@ -44,22 +55,23 @@ pub(in super::super) async fn check_in(
     let report: CheckIn = serde_json::from_value(report)
         .map_err(|error| Problem::bad("bad_json", format!("The body is not a check-in: {error}")))?;
     batch::check_in(&report).map_err(|why| Problem::bad("bad_check_in", format!("The check-in {why}")))?;
-    let done = sidecar_sync::check_in(
-        &app.db,
-        identity.tenant,
-        &report,
-        health(report.gateway.state),
-        &value(&report.gateway),
-        &value(&report.conflicts),
-    )
-    .await?;
+    let described = Described {
+        health: health(report.gateway.state),
+        gateway: value(&report.gateway),
+        conflicts: value(&report.conflicts),
+        manifest: report.manifest.as_ref().map(value),
+    };
+    let Some(done) = sidecar_sync::check_in(&app.db, identity.tenant, &report, &described).await? else {
+        sessions::insisted(&app.db, identity.tenant, report.session).await?;
+        return Err(superseded());
+    };
     Ok(Json(CheckInAnswer {
         tenant_id: identity.tenant,
         acked_seq: done.acked_seq,
         desired_generation: done.generation,
         heartbeat_seconds: app.limits.heartbeat_seconds,
-        acked_change: None,
-        manifest_differs: false,
+        acked_change: done.acked_change,
+        manifest_differs: done.manifest_differs,
     }))
 }
 
@@ -93,6 +105,7 @@ fn without_nul(value: Value) -> Value {
 pub(in super::super) async fn changes(
     State(app): State<App>,
     Extension(identity): Extension<Identity>,
+    Extension(Session(session)): Extension<Session>,
     Body(batch): Body<ChangeBatch>,
 ) -> Result<Json<ChangeBatchAnswer>, Problem> {
     batch::check(&batch).map_err(|error| {
@@ -104,7 +117,27 @@ pub(in super::super) async fn changes(
         };
         Problem::bad(code, sentence(&error.to_string()))
     })?;
-    Ok(Json(sidecar_sync::commit(&app.db, identity.tenant, &batch).await?))
+    commit::commit(&app.db, identity.tenant, session, &batch).await?.map(Json).ok_or_else(superseded)
+}
+
+/// Files of a range of paths, to be compared with what control has.
+pub(in super::super) async fn manifest(
+    State(app): State<App>,
+    Extension(identity): Extension<Identity>,
+    Body(range): Body<ManifestRange>,
+) -> Result<Json<ManifestDifferences>, Problem> {
+    manifest::check(&range).map_err(|why| Problem::bad("bad_manifest", format!("The manifest {why}")))?;
+    let most = range.files.len() + MAX_OTHER_FILES;
+    let Some(ours) = current::range(&app.db, identity.tenant, &range, most as i64).await? else {
+        return Ok(Json(ManifestDifferences { stale: true, differing: Vec::new() }));
+    };
+    // Where control has more files than it looks at, nothing is known about paths behind the last one.
+    let mut theirs = range.files;
+    if let Some(last) = ours.files.last().filter(|_| !ours.whole) {
+        theirs.retain(|file| file.path <= last.path);
+    }
+    let differing = manifest::differences(&theirs, &ours.files, MAX_DIFFERENCES, MAX_DIFFERENCE_BYTES);
+    Ok(Json(ManifestDifferences { stale: false, differing }))
 }
 
 fn content_hash(text: &str) -> Result<ContentHash, Problem> {
@@ -128,7 +161,7 @@ pub(in super::super) async fn put_content(
         )
         .with("actual_hash", json!(actual)));
     }
-    contents::put(&app.db.client().await?, identity.tenant, &hash, &body).await?;
+    contents::put_upload(&app.db.client().await?, identity.tenant, &hash, &body).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -159,6 +192,7 @@ pub(in super::super) struct DesiredArgs {
 pub(in super::super) async fn desired(
     State(app): State<App>,
     Extension(identity): Extension<Identity>,
+    Extension(Session(session)): Extension<Session>,
     Args(args): Args<DesiredArgs>,
 ) -> Result<Json<Desired>, Problem> {
     let deadline = Instant::now() + Duration::from_secs(args.wait.min(MAX_WAIT_SECONDS));
@@ -172,6 +206,12 @@ pub(in super::super) async fn desired(
             let client = app.db.client().await?;
             if !first && !tokens::still_valid(&client, identity).await? {
                 return Err(Problem::unauthorized("The sidecar token is not valid any more"));
+            }
+            // Somebody may have taken over while this waited.
+            if let Some(session) = session.filter(|_| !first)
+                && sessions::standing(&client, identity.tenant, session).await? == Standing::Superseded
+            {
+                return Err(superseded());
             }
             desired::since(&client, identity.tenant, args.generation).await?
         };

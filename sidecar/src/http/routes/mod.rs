@@ -1,13 +1,19 @@
 //! One file per endpoint.
 
+pub(super) mod archive;
 pub(super) mod changes;
 pub(super) mod conflicts;
+mod content;
 pub(super) mod files;
 pub(super) mod gateway;
 pub(super) mod health;
 pub(super) mod list;
 pub(super) mod merge;
+pub(super) mod metrics;
+mod old_names;
+pub(super) mod search;
 pub(super) mod status;
+pub(super) mod winston;
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response, StatusCode};

@@ -28,6 +28,9 @@ struct Journal {
     flushes: u64,
     data_flushes: u64,
     corrupt_records: u64,
+    /// Bytes of segments and contents, and contents that the cap on them has cost.
+    bytes: u64,
+    contents_dropped: u64,
 }
 
 #[derive(Serialize)]
@@ -50,6 +53,8 @@ pub(in super::super) fn status(app: &App) -> Response<Body> {
             flushes: journal.flushes(),
             data_flushes: app.edits.data_flushes(),
             corrupt_records: journal.corrupt(),
+            bytes: journal.bytes(),
+            contents_dropped: journal.contents_dropped(),
         },
         watch: Watch {
             files: app.edits.index().len(),

@@ -1,0 +1,143 @@
+//! Of two sidecar processes with one tenant's token the one that appeared last is served.
+
+use hyper::Method;
+use serde_json::{Value, json};
+use winston_tests::control::{Answer, Client, Control, until};
+use winston_wire::{SESSION_HEADER, SUPERSEDED};
+
+const EPOCH: &str = "0190a000-0000-7000-8000-000000000001";
+
+fn session(number: u64) -> String {
+    format!("0190b3a0-0000-7000-8000-{number:012}")
+}
+
+fn check_in(session: &str) -> Value {
+    json!({
+        "protocol": 2,
+        "version": "0.1.0",
+        "epoch": EPOCH,
+        "session": session,
+        "started_at": "2026-01-02T03:04:05Z",
+        "head_seq": 0,
+        "applied_generation": 0,
+        "gateway": {"state": "ready", "since": "2026-01-02T03:04:05Z", "reason": "", "port": 18789, "restarts": 0},
+    })
+}
+
+async fn appear(sidecar: &Client, session: &str) -> Answer {
+    sidecar.post("/api/sidecar/check-in", &check_in(session)).await
+}
+
+fn batch(seq: u64) -> String {
+    let change = json!({
+        "seq": seq, "timestamp": "2026-01-02T03:04:05Z", "path": "a", "source": "agent", "action": "delete",
+    });
+    json!({"epoch": EPOCH, "changes": [change]}).to_string()
+}
+
+/// Every call but the check-in.
+async fn calls(sidecar: &Client, session: &str) -> Vec<Answer> {
+    let header = [(SESSION_HEADER, session)];
+    let content = "/api/sidecar/contents/2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881";
+    let range = json!({"epoch": EPOCH, "seq": 0, "files": []}).to_string();
+    vec![
+        sidecar.call(Method::POST, "/api/sidecar/changes", &header, batch(1)).await,
+        sidecar.call(Method::PUT, content, &header, "x").await,
+        sidecar.call(Method::GET, content, &header, "").await,
+        sidecar.call(Method::GET, "/api/sidecar/desired", &header, "").await,
+        sidecar.call(Method::POST, "/api/sidecar/manifest", &header, range).await,
+    ]
+}
+
+#[tokio::test]
+async fn the_newest_process_is_served_and_the_older_one_is_told_so_everywhere() {
+    let control = Control::start(&[]).await;
+    let admin = control.admin();
+    let (id, sidecar) = control.tenant("two@test.example").await;
+    let (first, second) = (session(1), session(2));
+    let _ = appear(&sidecar, &first).await.expect(200);
+    for answer in calls(&sidecar, &first).await {
+        assert!(answer.status.is_success(), "{answer:?}");
+    }
+    let instance = format!("/api/tenants/{id}/instance");
+    let shown = admin.get(&instance).await.expect(200).json();
+    assert_eq!((&shown["sidecar_session"], &shown["superseded_sessions"]), (&json!(first), &json!(0)));
+
+    // The first one waits for pushes; the second one's appearance ends that, and not after the 55 s.
+    let poll = sidecar.clone();
+    let header = first.clone();
+    let waiting = tokio::spawn(async move {
+        poll.call(Method::GET, "/api/sidecar/desired?wait=55", &[(SESSION_HEADER, &header)], "").await
+    });
+    let _ = appear(&sidecar, &second).await.expect(200);
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(20), waiting).await.unwrap().unwrap();
+    assert_eq!(ended.expect(409).code(), SUPERSEDED);
+
+    // A restart looks like this, and is nothing to worry about. A process that insists is.
+    for answer in calls(&sidecar, &first).await {
+        assert_eq!(answer.expect(409).code(), SUPERSEDED);
+    }
+    assert_eq!(appear(&sidecar, &first).await.expect(409).code(), SUPERSEDED);
+    let _ = appear(&sidecar, &second).await.expect(200);
+    let shown = admin.get(&instance).await.expect(200).json();
+    assert_eq!((&shown["sidecar_session"], &shown["superseded_sessions"]), (&json!(second), &json!(1)));
+    for answer in calls(&sidecar, &second).await {
+        assert!(answer.status.is_success(), "{answer:?}");
+    }
+    // Two values or no UUID are a mistake, and never "no session".
+    let both = [(SESSION_HEADER, first.as_str()), (SESSION_HEADER, second.as_str())];
+    for header in [&both[..], &[(SESSION_HEADER, "first")]] {
+        let refused = sidecar.call(Method::GET, "/api/sidecar/desired", header, "").await;
+        assert_eq!(refused.expect(400).code(), "bad_session");
+    }
+    // Another tenant's sessions are another matter, be their numbers the same.
+    let (_, other) = control.tenant("other@test.example").await;
+    let _ = appear(&other, &first).await.expect(200);
+    let _ = appear(&sidecar, &second).await.expect(200);
+}
+
+#[tokio::test]
+async fn of_many_that_appear_at_once_exactly_one_is_served() {
+    let control = Control::start(&[]).await;
+    let (_, sidecar) = control.tenant("race@test.example").await;
+    for round in 0..5u64 {
+        let sessions: Vec<String> = (1..=8).map(|number| session(round * 100 + number)).collect();
+        let answers: Vec<_> = sessions
+            .iter()
+            .map(|session| {
+                let (sidecar, session) = (sidecar.clone(), session.clone());
+                tokio::spawn(async move { appear(&sidecar, &session).await.status.as_u16() })
+            })
+            .collect();
+        for answer in answers {
+            assert_eq!(answer.await.unwrap(), 200, "each was the last one when it appeared");
+        }
+        let mut served = 0;
+        for session in &sessions {
+            served += usize::from(appear(&sidecar, session).await.status == 200);
+        }
+        assert_eq!(served, 1);
+    }
+}
+
+#[tokio::test]
+async fn what_a_process_commits_while_another_takes_over_is_known_to_the_other() {
+    let control = Control::start(&[]).await;
+    let (_, sidecar) = control.tenant("handover@test.example").await;
+    let _ = appear(&sidecar, &session(0)).await.expect(200);
+    let mut acked = 0;
+    for round in 1..=10 {
+        let old = session(round - 1);
+        let late = sidecar.clone();
+        let next = acked + 1;
+        let sent = tokio::spawn(async move {
+            late.call(Method::POST, "/api/sidecar/changes", &[(SESSION_HEADER, &old)], batch(next)).await
+        });
+        let told = appear(&sidecar, &session(round)).await.expect(200).json()["acked_seq"].as_u64().unwrap();
+        let sent = sent.await.unwrap();
+        // Either it was committed before the other one was told, or not at all.
+        acked = if sent.status == 200 { next } else { acked };
+        assert_eq!(told, acked, "round {round}: {sent:?}");
+    }
+    until("the last word", async || (appear(&sidecar, &session(10)).await.status == 200).then_some(())).await;
+}
