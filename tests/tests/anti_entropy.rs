@@ -2,9 +2,11 @@
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
+use winston_tests::control::Control;
+use winston_tests::http::free_address;
 use winston_tests::script::{Reply, ScriptedControl, Seen, check_in_answer, ordinary};
 use winston_tests::sidecar::{Setup, Sidecar};
-use winston_tests::tenant::hash;
+use winston_tests::tenant::{Tenant, block_on, hash};
 use winston_tests::wait::eventually;
 
 const CHECK_IN: &str = "POST /api/sidecar/check-in";
@@ -169,5 +171,77 @@ fn a_superseded_sidecar_is_silent_and_serves_files() -> Result<()> {
     let named = control.seen().into_iter().skip(quiet).find(|seen| seen.call == CHECK_IN).context("a check-in")?;
     let session = named.body["session"].as_str().map(str::to_owned);
     assert!(session.is_some() && sessions("GET /api/sidecar/desired").iter().all(|known| *known == session));
+    Ok(())
+}
+
+/// A real control whose sidecars check in every second.
+fn real_control() -> Result<Control> {
+    let address = free_address()?.to_string();
+    block_on(Control::start(&[("WINSTON_CONTROL_LISTEN", &address), ("WINSTON_HEARTBEAT_SECONDS", "1")]))
+}
+
+/// A statement on a control's own database.
+fn sql(control: &Control, statements: &str) -> Result<()> {
+    let url = format!("host={} user=winston dbname=postgres", control.socket_dir().display());
+    block_on(async {
+        let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await?;
+        tokio::spawn(connection);
+        client.batch_execute(statements).await
+    })??;
+    Ok(())
+}
+
+/// With a real control: rows that went wrong in its database are right again, without anybody writing a file.
+#[test]
+fn a_damaged_database_is_repaired_from_the_disk() -> Result<()> {
+    let control = real_control()?;
+    let tenant = Tenant::create(&control, "repair@test.example")?;
+    let sidecar = tenant.sidecar()?.start()?;
+    for path in ["a.md", "b.md", "c.md"] {
+        sidecar.put(path, path)?.expect(200)?;
+    }
+    tenant.wait_until_even(&sidecar)?;
+    sql(
+        &control,
+        "UPDATE current_files SET hash = sha256('other') WHERE file_path = 'a.md';
+         DELETE FROM current_files WHERE file_path = 'b.md';
+         UPDATE journals SET digest = NULL, files = NULL;",
+    )?;
+    eventually("the repairs", || {
+        let sync = sidecar.status()?["sync"].take();
+        if sync["repairs"] == 2 { Ok(Some(())) } else { bail!("{sync}") }
+    })?;
+    tenant.wait_until_even(&sidecar)?;
+    for path in ["a.md", "b.md", "c.md"] {
+        assert_eq!(tenant.listed(path)?["hash"], hash(path), "{path}");
+    }
+    assert_eq!(sidecar.history("b.md")?, ["admin create", "admin create"]);
+    Ok(())
+}
+
+/// With a real control: the second process with a token is served, the first one falls silent.
+#[test]
+fn of_two_sidecars_with_one_token_the_later_one_is_served() -> Result<()> {
+    let control = real_control()?;
+    let tenant = Tenant::create(&control, "twice@test.example")?;
+    let first = tenant.sidecar()?.start()?;
+    first.put("a.md", "first")?.expect(200)?;
+    tenant.wait_until_even(&first)?;
+    let second = tenant.sidecar()?.start()?;
+    second.wait_for_sync_state("connected")?;
+    first.wait_for_sync_state("superseded")?;
+    first.put("a.md", "unheard")?.expect(200)?;
+    second.put("b.md", "second")?.expect(200)?;
+    tenant.push("pushed.md", "pushed")?;
+    tenant.wait_until_even(&second)?;
+    assert!(second.data().join("pushed.md").exists() && !first.data().join("pushed.md").exists());
+    assert_eq!(first.status()?["sync"]["state"], "superseded");
+    assert!(!tenant.versions("a.md")?.contains(&hash("unheard")));
+
+    // What the first one has is sent when it is the one that is served again.
+    drop(second);
+    let first = first.kill()?.start()?;
+    first.wait_for_sync_state("connected")?;
+    eventually("its changes arrive", || Ok(tenant.versions("a.md")?.contains(&hash("unheard")).then_some(())))?;
     Ok(())
 }
