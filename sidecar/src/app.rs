@@ -60,6 +60,7 @@ pub(crate) async fn run(settings: Settings) -> Result<(), RunError> {
         watch: Arc::clone(&watch_status),
         gateway: gateway.clone(),
         sync,
+        engine: engine.clone(),
         writes: Arc::new(Semaphore::new(CONCURRENT_WRITES)),
         body_budget: Arc::new(Semaphore::new(BODY_BUDGET_KIB)),
         max_archive_bytes: settings.max_archive_bytes,

@@ -14,6 +14,7 @@ mod http;
 mod index;
 mod journal;
 mod log;
+mod merge;
 mod seeds;
 mod sync;
 mod sys;

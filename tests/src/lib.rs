@@ -6,6 +6,7 @@ pub mod demo;
 pub mod gateway;
 pub mod http;
 pub mod process;
+pub mod script;
 pub mod sidecar;
 pub mod stream;
 pub mod tenant;

@@ -136,8 +136,10 @@ fn provoke_conflict(tenant: &Tenant, sidecar: &Sidecar, edited: &str, pushed: &s
     tenant.wait_until_even(sidecar)?;
 
     assert_eq!(read(sidecar.data(), SOUL).as_deref(), Some(edited));
-    let local = json!([{"path": SOUL, "generation": generation, "local_hash": hash(edited)}]);
-    assert_eq!(sidecar.status()?["sync"]["conflicts"], local);
+    let local = sidecar.status()?["sync"]["conflicts"].take();
+    let told = [&local[0]["path"], &local[0]["generation"], &local[0]["local_hash"], &local[0]["pushed_hash"]];
+    assert_eq!(json!(told), json!([SOUL, generation, hash(edited), hash(pushed)]), "{local}");
+    assert!(local[0]["since"].is_string() && local[1].is_null(), "{local}");
     let seen = json!({"generation": generation, "pushed_hash": hash(pushed), "local_hash": hash(edited)});
     eventually("the conflict in control", || {
         let listed = tenant.listed(SOUL)?;

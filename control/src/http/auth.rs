@@ -61,7 +61,7 @@ fn named_actor(request: &Request) -> Result<Option<String>, Problem> {
 
 /// Whether a call of a sidecar must say which process it comes from. False only until every sidecar that speaks this
 /// protocol does so; a call without the header is then served whichever process it is from.
-const SESSION_REQUIRED: bool = false;
+const SESSION_REQUIRED: bool = true;
 
 /// The sidecar process that a call comes from; none for a check-in, whose body says it.
 #[derive(Debug, Clone, Copy)]

@@ -124,7 +124,6 @@ impl Edits {
     }
 
     /// All files with a history in one number, with the record up to which it is exact; `None` until the tree has been compared once. Cheap.
-    #[allow(dead_code)] // For the sync with control.
     pub(crate) fn manifest(&self) -> Option<ManifestSummary> {
         self.is_compared.load(Ordering::Acquire).then(|| self.index.manifest()).flatten()
     }
@@ -132,7 +131,6 @@ impl Edits {
     /// Up to `limit` files behind `after` (or from the first), by the bytes of their paths; and the path with which the range ends, `None` when it
     /// reaches to the last file. It is the files of a manifest as long as [`Edits::manifest`] says the same before and after. Short, but takes a lock:
     /// call it from a blocking thread.
-    #[allow(dead_code)] // For the sync with control.
     pub(crate) fn manifest_range(&self, after: Option<&str>, limit: usize) -> (Vec<ManifestFile>, Option<String>) {
         self.index.range(after, limit)
     }

@@ -9,8 +9,10 @@ mod delete;
 mod examine;
 mod intent;
 mod locks;
+mod look;
 mod put;
 mod recover;
+mod restate;
 mod staging;
 mod swap;
 mod transaction;
@@ -27,6 +29,7 @@ use crate::index::{Index, Version};
 use crate::journal::{self, Journal, JournalError};
 
 pub(crate) use absorb::Move;
+pub(crate) use look::Look;
 pub(crate) use transaction::{Outcome, SetError, Transaction};
 
 use locks::PathLocks;

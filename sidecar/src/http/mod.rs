@@ -26,7 +26,7 @@ use tokio::sync::Semaphore;
 
 use crate::edits::Edits;
 use crate::gateway::GatewayHandle;
-use crate::sync::SyncStatus;
+use crate::sync::{Engine, SyncStatus};
 use crate::watch::WatchStatus;
 
 pub(crate) use auth::TokenDigest;
@@ -43,6 +43,8 @@ pub(crate) struct App {
     pub(crate) watch: Arc<WatchStatus>,
     pub(crate) gateway: GatewayHandle,
     pub(crate) sync: Arc<SyncStatus>,
+    /// `None` without control.
+    pub(crate) engine: Option<Arc<Engine>>,
     /// Mutations that may run at once; each holds a blocking thread.
     pub(crate) writes: Arc<Semaphore>,
     /// KiB of request bodies that may be in memory at once.

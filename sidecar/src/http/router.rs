@@ -10,6 +10,8 @@
 //! | `POST /files/<path>?op=`, `DELETE` of directories | [`routes::ops`] |
 //! | `POST /batch` | [`routes::batch`] |
 //! | `PUT /archive/<directory>` | [`routes::extract`] |
+//! | `PATCH /files/<path>`, `POST /files/<path>?op=merge` | [`routes::merge`] |
+//! | `GET /conflicts`, `GET`, `POST /conflicts/<path>` | [`routes::conflicts`] |
 //! | `GET /archive/<directory>` | [`routes::archive`] |
 //! | `GET /search?q=` | [`routes::search`] |
 //! | `GET /changes` | [`routes::changes`] |
@@ -46,6 +48,10 @@ pub(super) async fn route(app: &App, request: Request<Incoming>) -> Result<Respo
         let encoded = encoded.to_owned();
         return routes::files::file(app, &encoded, request).await;
     }
+    if let Some(encoded) = path.strip_prefix("/conflicts/") {
+        let encoded = encoded.to_owned();
+        return routes::conflicts::conflict(app, &encoded, request).await;
+    }
     if let Some(encoded) = path.strip_prefix("/archive/") {
         if request.method() == Method::PUT {
             let encoded = encoded.to_owned();
@@ -60,6 +66,10 @@ pub(super) async fn route(app: &App, request: Request<Incoming>) -> Result<Respo
     }
     match path {
         "/batch" => routes::batch::batch(app, request).await,
+        "/conflicts" => {
+            get(&request, "GET, HEAD")?;
+            Ok(routes::conflicts::list(app))
+        }
         "/version" => {
             get(&request, "GET, HEAD")?;
             Ok(routes::metrics::version(app))

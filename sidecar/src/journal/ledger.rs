@@ -108,6 +108,12 @@ impl Ledger {
         self.lock().recent.iter().any(is_it)
     }
 
+    /// The newest push of a path that was recorded, as far as the recent changes tell.
+    pub(crate) fn last_push(&self, path: &str) -> Option<Change> {
+        let is_it = |change: &&Change| change.generation.is_some() && change.path == path;
+        self.lock().recent.iter().rev().find(is_it).cloned()
+    }
+
     /// Last sequence number that control has committed.
     pub(crate) fn acked(&self) -> u64 {
         self.lock().acked

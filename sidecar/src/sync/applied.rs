@@ -1,22 +1,60 @@
 //! How far pushes are, kept in `.winston/applied`.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
-use winston_wire::Conflict;
+use winston_wire::{Base, Conflict, ContentHash};
 
 use crate::fs::replace_file;
 
 const FILE: &str = "applied";
 
-/// Generation of pushes that was worked through, and what could not be applied.
+/// Largest file that is read back, in bytes.
+const MAX_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Most paths whose merged version is remembered. Beyond that, pushes that meet an edit are conflicts.
+pub(super) const MAX_MERGED: usize = 10_000;
+
+/// Generation of pushes that was worked through, and what has to be remembered of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Applied {
     pub(super) generation: u64,
-    pub(super) conflicts: Vec<Conflict>,
+    /// Pushes that were not applied, at most one for a path.
+    pub(super) conflicts: Vec<Unapplied>,
+    /// Merged versions by path. They are recorded as the push's, and yet hold somebody's edit: the next push must not replace one as if
+    /// it were control's own.
+    #[serde(default)]
+    pub(super) merged: BTreeMap<String, Merged>,
+}
+
+/// A push that was merged with a local edit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Merged {
+    /// What came out.
+    pub(super) hash: ContentHash,
+    /// What was pushed.
+    pub(super) pushed: ContentHash,
+    /// What it was pushed for.
+    pub(super) base: ContentHash,
+}
+
+/// A push that was not applied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Unapplied {
+    /// What others are told.
+    #[serde(flatten)]
+    pub(super) conflict: Conflict,
+    /// What the push was made for.
+    #[serde(default = "any")]
+    pub(super) base: Base,
+}
+
+fn any() -> Base {
+    Base::Any
 }
 
 impl Applied {
@@ -27,7 +65,7 @@ impl Applied {
             let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
             let file = File::from(rustix::fs::openat(dir, FILE, flags, Mode::empty()).ok()?);
             let mut text = Vec::new();
-            file.take(16 * 1024 * 1024).read_to_end(&mut text).ok()?;
+            file.take(MAX_BYTES).read_to_end(&mut text).ok()?;
             serde_json::from_slice(&text).ok()
         };
         read().unwrap_or_default()
@@ -36,5 +74,25 @@ impl Applied {
     /// Writes the file, on disk before the call returns.
     pub(super) fn save(&self, dir: &OwnedFd) -> io::Result<()> {
         replace_file(dir, FILE, &serde_json::to_vec(self)?)
+    }
+
+    /// The conflicts as others are told of them.
+    pub(super) fn told(&self) -> Vec<Conflict> {
+        self.conflicts.iter().map(|unapplied| unapplied.conflict.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_older_file_is_understood() {
+        let text = r#"{"generation":3,"conflicts":[{"path":"a","generation":2,"local_hash":null}]}"#;
+        let applied: Applied = serde_json::from_str(text).unwrap();
+        assert_eq!((applied.generation, applied.conflicts.len(), applied.merged.len()), (3, 1, 0));
+        assert_eq!(applied.conflicts[0].base, Base::Any);
+        let again: Applied = serde_json::from_slice(&serde_json::to_vec(&applied).unwrap()).unwrap();
+        assert_eq!(again, applied);
     }
 }

@@ -1,13 +1,21 @@
 //! Working through pushed files.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use winston_wire::{Conflict, Desired, DesiredFile, Source, Timestamp};
+use bytes::Bytes;
+use winston_wire::{Base, Conflict, ContentHash, Desired, DesiredFile, Source, Timestamp};
 
-use super::applied::Applied;
+use super::applied::{Applied, MAX_MERGED, Merged, Unapplied};
 use super::client::{ClientError, ControlClient};
-use crate::edits::{Author, EditError, Edits, Precondition, hash_of};
+use super::reconcile::{Decision, Local, Merge, merge_base, reconcile};
+use crate::edits::{Author, EditError, Edits, Look, Precondition, hash_of};
+use crate::failpoint;
 use crate::fs::{FsError, TenantPath};
+use crate::merge;
+
+/// Attempts at a file that changes between the look at it and the edit.
+const ATTEMPTS: usize = 8;
 
 /// Why a round of pushes could not be finished. It starts over later; what was applied stays and is not applied again.
 #[derive(Debug, thiserror::Error)]
@@ -21,77 +29,251 @@ pub(super) enum ApplyError {
     /// The volume.
     #[error("could not apply the push of {path}: {error}")]
     Edit { path: String, error: EditError },
+    /// What was merged could not be remembered.
+    #[error("could not remember what was merged: {0}")]
+    Memory(std::io::Error),
     /// The runtime is going down.
     #[error("shutting down")]
     ShuttingDown,
 }
 
-/// Applies every file of `desired` and returns what to remember. A file that cannot be applied does not hold up the others.
-pub(super) async fn apply(
-    edits: &Arc<Edits>,
-    client: &ControlClient,
-    desired: Desired,
-    before: &Applied,
-) -> Result<Applied, ApplyError> {
-    let mut conflicts = before.conflicts.clone();
-    let mut files = desired.files;
-    // The gateway's configuration comes last: on the first boot the gateway starts as soon as there is one.
-    let config = edits.layout().config_file();
-    let is_config = |file: &DesiredFile| config.as_ref().is_some_and(|path| path.as_str() == file.path);
-    files.sort_by_key(|file| (is_config(file), file.generation));
-    for file in files {
-        conflicts.retain(|conflict| conflict.path != file.path);
-        conflicts.extend(apply_file(edits, client, &file).await?);
-    }
-    Ok(Applied { generation: desired.generation, conflicts })
+/// One round.
+pub(super) struct Round<'a> {
+    pub(super) edits: &'a Arc<Edits>,
+    pub(super) client: &'a ControlClient,
+    /// Where [`Applied`] is kept.
+    pub(super) internal: &'a OwnedFd,
 }
 
-/// Applies one file. `Some` when it stays unapplied: a local edit was in the way, or it cannot be applied at all.
-async fn apply_file(
-    edits: &Arc<Edits>,
-    client: &ControlClient,
-    file: &DesiredFile,
-) -> Result<Option<Conflict>, ApplyError> {
-    // A round that was interrupted starts over; what was in place by then may have been edited since.
-    if edits.journal().ledger().has_push(&file.path, file.generation, file.hash) {
-        return Ok(None);
-    }
-    let unapplied = |local_hash, reason: &dyn std::fmt::Display| {
-        tracing::warn!(path = file.path, generation = file.generation, %reason, "a push was not applied; both versions are kept");
-        let (path, generation, pushed_hash) = (file.path.clone(), file.generation, file.hash);
-        Ok(Some(Conflict { path, generation, local_hash, pushed_hash, since: Some(Timestamp::now()) }))
-    };
-    let path = match TenantPath::parse(&file.path) {
-        Ok(path) => path,
-        Err(error) => return unapplied(None, &error),
-    };
-    let content = match file.hash {
-        None => None,
-        Some(hash) => match client.get_content(hash).await {
-            Ok(content) if hash_of(&content) == hash => Some(content),
-            Ok(_) => return Err(ApplyError::Damaged { path: file.path.clone() }),
-            // Asking again would bring the same answer.
-            Err(error @ (ClientError::Refused { .. } | ClientError::TooLarge { .. })) => {
-                return unapplied(None, &error);
+/// How one file ended.
+enum Outcome {
+    /// Everything that the push wants is on disk.
+    Done,
+    /// The local version stays.
+    Unapplied { local: Option<ContentHash>, reason: String },
+}
+
+impl Round<'_> {
+    /// Applies every file of `desired` and notes in `applied` what to remember. A file that cannot be applied does not hold up the others.
+    pub(super) async fn apply(&self, desired: Desired, applied: &mut Applied) -> Result<(), ApplyError> {
+        let mut files = desired.files;
+        // The gateway's configuration comes last: on the first boot the gateway starts as soon as there is one.
+        let config = self.edits.layout().config_file();
+        let is_config = |file: &DesiredFile| config.as_ref().is_some_and(|path| path.as_str() == file.path);
+        files.sort_by_key(|file| (is_config(file), file.generation));
+        for file in files {
+            // An answer that was held up on the way; a control that went back in time says so with its generation.
+            if file.generation <= applied.generation && desired.generation >= applied.generation {
+                continue;
             }
-            Err(error) => return Err(error.into()),
-        },
-    };
-    let author = Author { source: Source::System, actor: file.actor.clone(), generation: Some(file.generation) };
-    let precondition = Precondition::Push(file.base);
-    let edits = Arc::clone(edits);
-    let work = move || match content {
-        Some(content) => edits.put(&path, &content, &author, precondition).map(|_| ()),
-        None => edits.delete(&path, &author, precondition).map(|_| ()),
-    };
-    let outcome = tokio::task::spawn_blocking(work).await.map_err(|_| ApplyError::ShuttingDown)?;
-    match outcome {
-        Ok(()) => Ok(None),
-        Err(error @ EditError::Conflict { local }) => unapplied(local, &error),
-        // The volume as a whole: nothing could be applied now.
-        Err(error @ (EditError::Journal(_) | EditError::Fs(FsError::NoSpace | FsError::ReadOnly | FsError::Io(_)))) => {
-            Err(ApplyError::Edit { path: file.path.clone(), error })
+            let outcome = self.file(&file, applied).await?;
+            let known = applied.conflicts.iter().position(|known| known.conflict.path == file.path);
+            let known = known.map(|position| applied.conflicts.remove(position).conflict);
+            if let Outcome::Unapplied { local, reason } = outcome {
+                let DesiredFile { path, generation, hash: pushed_hash, base, .. } = file;
+                tracing::warn!(path, generation, %reason, "a push was not applied; both versions are kept");
+                // A round that starts over does not make it a new conflict.
+                let since = known.filter(|known| known.generation == generation && known.pushed_hash == pushed_hash);
+                let since = since.and_then(|known| known.since).or_else(|| Some(Timestamp::now()));
+                let conflict = Conflict { path, generation, local_hash: local, pushed_hash, since };
+                applied.conflicts.push(Unapplied { conflict, base });
+            }
         }
-        Err(error) => unapplied(None, &error),
+        applied.generation = desired.generation;
+        Ok(())
     }
+
+    async fn file(&self, file: &DesiredFile, applied: &mut Applied) -> Result<Outcome, ApplyError> {
+        // A round that was interrupted starts over; what was in place by then may have been edited since.
+        if self.edits.journal().ledger().has_push(&file.path, file.generation, file.hash) {
+            return Ok(Outcome::Done);
+        }
+        let unapplied =
+            |local, reason: &dyn std::fmt::Display| Ok(Outcome::Unapplied { local, reason: reason.to_string() });
+        let path = match TenantPath::parse(&file.path) {
+            Ok(path) => path,
+            Err(error) => return unapplied(None, &error),
+        };
+        let content = match file.hash {
+            None => None,
+            Some(hash) => match self.fetch(&path, hash).await {
+                Ok(content) => Some(content),
+                // Asking again would bring the same answer.
+                Err(ApplyError::Client(error @ (ClientError::Refused { .. } | ClientError::TooLarge { .. }))) => {
+                    return unapplied(None, &error);
+                }
+                Err(error) => return Err(error),
+            },
+        };
+        let push = Push { path, file, content };
+        for _ in 0..ATTEMPTS {
+            match self.attempt(&push, applied).await {
+                // The file changed since the look: the decision is another one now.
+                Err(Failure::Edit(EditError::PreconditionFailed { .. } | EditError::Busy)) => {}
+                Err(Failure::Edit(error)) if is_the_volume(&error) => {
+                    return Err(ApplyError::Edit { path: file.path.clone(), error });
+                }
+                Err(Failure::Edit(error)) => return unapplied(None, &error),
+                Err(Failure::Round(error)) => return Err(error),
+                Ok(outcome) => return Ok(outcome),
+            }
+        }
+        Err(ApplyError::Edit { path: file.path.clone(), error: EditError::Busy })
+    }
+
+    /// Looks, decides and does it, over exactly the version that was looked at.
+    async fn attempt(&self, push: &Push<'_>, applied: &mut Applied) -> Result<Outcome, Failure> {
+        let (path, file) = (push.path.clone(), push.file);
+        let look = self.blocking(move |edits| edits.look(&path)).await??;
+        let local = match look {
+            Look::Absent => Local::Absent,
+            Look::Opaque => Local::Opaque,
+            Look::File { hash, source } => {
+                let merged = applied.merged.get(&file.path).is_some_and(|merged| merged.hash == hash);
+                Local::File { hash, untouched: source == Some(Source::System) && !merged }
+            }
+        };
+        let mut merged = None;
+        let mut decision = reconcile(file.base, local, file.hash, Merge::Untried);
+        if let (Decision::TryMerge(_) | Decision::KeepLocal, Base::Hash(base)) = (decision, file.base) {
+            let base = merge_base(base, self.earlier(&file.path, applied));
+            decision = reconcile(Base::Hash(base), local, file.hash, Merge::Untried);
+        }
+        if let (Decision::TryMerge(base), Local::File { hash, .. }) = (decision, local) {
+            merged = if applied.merged.len() < MAX_MERGED { self.merge(push, base, hash).await? } else { None };
+            let outcome = merged.as_deref().map_or(Merge::Impossible, |content| Merge::Clean(hash_of(content)));
+            decision = reconcile(Base::Hash(base), local, file.hash, outcome);
+        }
+        let over = match (file.base, local) {
+            (Base::Any, _) => Precondition::Push(Base::Any),
+            (_, Local::File { hash, .. }) => Precondition::Match(hash),
+            (_, Local::Absent | Local::Opaque) => Precondition::Absent,
+        };
+        match (decision, merged) {
+            (Decision::KeepLocal, _) => Ok(Outcome::Done),
+            // Also when it is in place: then it has to be made durable.
+            (Decision::InPlace | Decision::TakeDesired, _) => {
+                self.write(push, push.content.clone(), over).await?;
+                applied.merged.remove(&file.path);
+                Ok(Outcome::Done)
+            }
+            (Decision::TakeMerged(hash), Some(content)) => {
+                // Before the file: a merged version must never look like one of control's.
+                if let (Some(pushed), Base::Hash(base)) = (file.hash, file.base) {
+                    applied.merged.insert(file.path.clone(), Merged { hash, pushed, base });
+                    applied.save(self.internal).map_err(ApplyError::Memory)?;
+                }
+                failpoint::here("merge-remembered");
+                self.write(push, Some(content.into()), over).await?;
+                tracing::info!(path = file.path, generation = file.generation, "a push was merged with a local edit");
+                Ok(Outcome::Done)
+            }
+            (Decision::Conflict | Decision::TryMerge(_) | Decision::TakeMerged(_), _) => {
+                let hash = match local {
+                    Local::File { hash, .. } => Some(hash),
+                    Local::Absent | Local::Opaque => None,
+                };
+                let reason = EditError::Conflict { local: hash }.to_string();
+                Ok(Outcome::Unapplied { local: hash, reason })
+            }
+        }
+    }
+
+    /// The push of this path that reached the disk last, as [`merge_base`] wants it.
+    fn earlier(&self, path: &str, applied: &Applied) -> Option<(ContentHash, ContentHash)> {
+        let merged = applied.merged.get(path);
+        let recorded = self.edits.journal().ledger().last_push(path)?;
+        match merged {
+            // The record of a merge tells what came out, not what was pushed.
+            Some(merged) if recorded.hash == Some(merged.hash) => Some((merged.base, merged.pushed)),
+            _ => recorded.previous_hash.zip(recorded.hash),
+        }
+    }
+
+    /// Content of a clean merge, or `None`.
+    async fn merge(&self, push: &Push<'_>, base: ContentHash, local: ContentHash) -> Result<Option<Vec<u8>>, Failure> {
+        let Some(desired) = push.content.clone() else { return Ok(None) };
+        let recorded = self.blocking(move |edits| edits.recorded_content(base)).await?;
+        let base = match recorded {
+            Some(content) => Ok(content.into()),
+            None => self.fetch(&push.path, base).await,
+        };
+        let base = match base {
+            Ok(content) => content,
+            // Control does not have it: then there is nothing to merge over.
+            Err(ApplyError::Client(ClientError::Refused { .. } | ClientError::TooLarge { .. })) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let path = push.path.clone();
+        let merged = self.blocking(move |edits| {
+            let Some(ours) = edits.content(&path, local)? else {
+                return Err(EditError::PreconditionFailed { current: None });
+            };
+            Ok(merge::three_way(path.as_str(), &base, &ours, &desired))
+        });
+        let merged = merged.await??;
+        Ok(merged.filter(|content| content.len() as u64 <= self.edits.max_file_bytes()))
+    }
+
+    async fn write(&self, push: &Push<'_>, content: Option<Bytes>, over: Precondition) -> Result<(), Failure> {
+        let author =
+            Author { source: Source::System, actor: push.file.actor.clone(), generation: Some(push.file.generation) };
+        let path = push.path.clone();
+        let work = move |edits: &Edits| match content {
+            Some(content) => edits.put(&path, &content, &author, over).map(|_| ()),
+            // Nothing is there, and nothing should be.
+            None if over == Precondition::Absent => Ok(()),
+            None => edits.delete(&path, &author, over).map(|_| ()),
+        };
+        Ok(self.blocking(work).await??)
+    }
+
+    async fn fetch(&self, path: &TenantPath, hash: ContentHash) -> Result<Bytes, ApplyError> {
+        let content = self.client.get_content(hash).await?;
+        if hash_of(&content) != hash {
+            return Err(ApplyError::Damaged { path: path.as_str().to_owned() });
+        }
+        Ok(content)
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Edits) -> T + Send + 'static,
+    ) -> Result<T, ApplyError> {
+        let edits = Arc::clone(self.edits);
+        tokio::task::spawn_blocking(move || work(&edits)).await.map_err(|_| ApplyError::ShuttingDown)
+    }
+}
+
+/// A file that is worked on.
+struct Push<'a> {
+    path: TenantPath,
+    file: &'a DesiredFile,
+    /// `None`: the file should not exist.
+    content: Option<Bytes>,
+}
+
+/// Why an attempt did not end.
+enum Failure {
+    /// The file's.
+    Edit(EditError),
+    /// The round's.
+    Round(ApplyError),
+}
+
+impl From<EditError> for Failure {
+    fn from(error: EditError) -> Self {
+        Self::Edit(error)
+    }
+}
+
+impl From<ApplyError> for Failure {
+    fn from(error: ApplyError) -> Self {
+        Self::Round(error)
+    }
+}
+
+/// The volume as a whole: nothing could be applied now.
+fn is_the_volume(error: &EditError) -> bool {
+    matches!(error, EditError::Journal(_) | EditError::Fs(FsError::NoSpace | FsError::ReadOnly | FsError::Io(_)))
 }

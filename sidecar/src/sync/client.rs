@@ -16,8 +16,12 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use uuid::Uuid;
 use winston_wire::env::Secret;
-use winston_wire::{ChangeBatch, ChangeBatchAnswer, CheckIn, CheckInAnswer, ContentHash, Desired, ErrorBody};
+use winston_wire::{
+    ChangeBatch, ChangeBatchAnswer, CheckIn, CheckInAnswer, ContentHash, Desired, ErrorBody, ManifestDifferences,
+    ManifestRange, SESSION_HEADER, SUPERSEDED, Timestamp,
+};
 
 use super::body::UploadBody;
 
@@ -26,6 +30,9 @@ const CALL_TIME: Duration = Duration::from_secs(60);
 
 /// Contents may be as slow as this, beyond [`CALL_TIME`].
 const SLOWEST_BYTES_PER_SECOND: u64 = 16 * 1024;
+
+/// The call that starts a session, and so does not name it in a header.
+const CHECK_IN: &str = "/api/sidecar/check-in";
 
 /// Largest JSON answer.
 const ANSWER_BYTES: usize = 8 * 1024 * 1024;
@@ -42,6 +49,12 @@ pub(crate) enum ClientError {
     /// The token is not accepted.
     #[error("control does not accept WINSTON_SIDECAR_TOKEN")]
     Unauthorized,
+    /// Another process checked in with the same token after us.
+    #[error(
+        "another sidecar with this tenant's token has taken over; stop one of the two and restart the one that should \
+         serve (two volumes need two tenants)"
+    )]
+    Superseded,
     /// Control understood and said no.
     #[error("control refused ({status}, {code}): {message}")]
     Refused { status: StatusCode, code: String, message: String },
@@ -58,6 +71,7 @@ pub(crate) struct ControlClient {
     http: Client<HttpsConnector<HttpConnector>, UploadBody>,
     base: String,
     authorization: HeaderValue,
+    session: (Uuid, HeaderValue),
     max_content: usize,
 }
 
@@ -91,18 +105,31 @@ impl ControlClient {
         let mut authorization = HeaderValue::from_str(&format!("Bearer {}", token.expose()))
             .map_err(|_| io::Error::other("WINSTON_SIDECAR_TOKEN has characters that do not fit a header"))?;
         authorization.set_sensitive(true);
+        let session = Uuid::now_v7();
+        let named = HeaderValue::from_str(&session.to_string()).map_err(io::Error::other)?;
         let base = base.to_string().trim_end_matches('/').to_owned();
-        Ok(Self { http, base, authorization, max_content: usize::try_from(max_content).unwrap_or(usize::MAX) })
+        let session = (session, named);
+        Ok(Self { http, base, authorization, session, max_content: usize::try_from(max_content).unwrap_or(usize::MAX) })
+    }
+
+    /// Identity of this process towards control.
+    pub(crate) fn session(&self) -> Uuid {
+        self.session.0
     }
 
     /// `POST /api/sidecar/check-in`.
     pub(crate) async fn check_in(&self, body: &CheckIn) -> Result<CheckInAnswer, ClientError> {
-        self.post("/api/sidecar/check-in", body).await
+        self.post(CHECK_IN, body).await
     }
 
     /// `POST /api/sidecar/changes`.
     pub(crate) async fn changes(&self, body: &ChangeBatch) -> Result<ChangeBatchAnswer, ClientError> {
         self.post("/api/sidecar/changes", body).await
+    }
+
+    /// `POST /api/sidecar/manifest`.
+    pub(crate) async fn manifest(&self, body: &ManifestRange) -> Result<ManifestDifferences, ClientError> {
+        self.post("/api/sidecar/manifest", body).await
     }
 
     /// `PUT /api/sidecar/contents/<hash>`.
@@ -145,7 +172,11 @@ impl ControlClient {
         time: Duration,
         limit: usize,
     ) -> Result<Bytes, ClientError> {
-        let request = Request::builder()
+        let mut request = Request::builder();
+        if path != CHECK_IN {
+            request = request.header(SESSION_HEADER, self.session.1.clone());
+        }
+        let request = request
             .method(method)
             .uri(format!("{}{path}", self.base))
             .header(AUTHORIZATION, self.authorization.clone())
@@ -177,12 +208,27 @@ fn failure(status: StatusCode, headers: &http::HeaderMap, body: &[u8]) -> Client
         return ClientError::Unauthorized;
     }
     if status.is_server_error() || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT) {
-        let retry_after = headers.get(http::header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-        return ClientError::Unavailable { status, retry_after: retry_after.map(Duration::from_secs) };
+        let retry_after = headers.get(http::header::RETRY_AFTER).and_then(|value| value.to_str().ok());
+        let retry_after = retry_after.and_then(|text| wait_of(text, Timestamp::now()));
+        return ClientError::Unavailable { status, retry_after };
     }
     let said = serde_json::from_slice::<ErrorBody>(body).ok();
     let (code, message) = said.map_or_else(Default::default, |said| (said.code, said.error));
+    if status == StatusCode::CONFLICT && code == SUPERSEDED {
+        return ClientError::Superseded;
+    }
     ClientError::Refused { status, code, message }
+}
+
+/// `Retry-After`: seconds, or a date in the form of HTTP.
+fn wait_of(text: &str, now: Timestamp) -> Option<Duration> {
+    let text = text.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = format!("{} +0000", text.strip_suffix("GMT")?.trim_end());
+    let date = Timestamp::strptime("%a, %d %b %Y %H:%M:%S %z", date).ok()?;
+    Some(Duration::from_secs(u64::try_from(date.as_second().saturating_sub(now.as_second())).unwrap_or(0)))
 }
 
 fn parse<T: DeserializeOwned>(answer: &[u8]) -> Result<T, ClientError> {
@@ -198,4 +244,29 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_seconds_or_a_date() {
+        let now: Timestamp = "2026-02-11T10:00:00Z".parse().unwrap();
+        assert_eq!(wait_of("120", now), Some(Duration::from_secs(120)));
+        assert_eq!(wait_of("Wed, 11 Feb 2026 10:01:30 GMT", now), Some(Duration::from_secs(90)));
+        assert_eq!(wait_of("Wed, 11 Feb 2026 09:00:00 GMT", now), Some(Duration::ZERO));
+        for text in ["", "soon", "-5", "Wed, 11 Feb 2026 10:01:30"] {
+            assert_eq!(wait_of(text, now), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn being_superseded_is_no_ordinary_refusal() {
+        let said = |code: &str| format!("{{\"error\":\"x\",\"code\":\"{code}\"}}").into_bytes();
+        let failed = |status, code| failure(status, &http::HeaderMap::new(), &said(code));
+        assert!(matches!(failed(StatusCode::CONFLICT, SUPERSEDED), ClientError::Superseded));
+        assert!(matches!(failed(StatusCode::CONFLICT, "conflict"), ClientError::Refused { .. }));
+        assert!(matches!(failed(StatusCode::NOT_FOUND, SUPERSEDED), ClientError::Refused { .. }));
+    }
 }

@@ -2,15 +2,15 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Notify, watch};
 use uuid::Uuid;
-use winston_wire::{CheckIn, MAX_CONFLICTS, PROTOCOL_VERSION, Timestamp};
+use winston_wire::{AckedChange, CheckIn, MAX_CONFLICTS, PROTOCOL_VERSION, Timestamp};
 
 use super::applied::Applied;
-use super::apply::{ApplyError, apply};
+use super::apply::{ApplyError, Round};
 use super::backoff::{Backoff, random};
 use super::client::{ClientError, ControlClient};
 use super::status::{SyncState, SyncStatus};
@@ -28,27 +28,41 @@ const POLL_FLOOR: Duration = Duration::from_secs(1);
 /// Pause after an answer that only a person can change.
 const PERMANENT_PAUSE: Duration = Duration::from_secs(60);
 
+/// Pause between check-ins of a process whose place another one has taken. Control does not give it back; this finds out when the other
+/// control or database behind the address has never heard of it.
+const SUPERSEDED_PAUSE: Duration = Duration::from_secs(300);
+
 /// Heartbeat until control has said otherwise, and its bounds.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// Changes of the gateway's state are told at once, but not more often than this.
-const REPORT_PAUSE: Duration = Duration::from_millis(500);
+pub(super) const REPORT_PAUSE: Duration = Duration::from_millis(500);
 
 /// Everything that the loops share.
 pub(crate) struct Engine {
-    edits: Arc<Edits>,
-    client: ControlClient,
+    pub(super) edits: Arc<Edits>,
+    pub(super) client: ControlClient,
     gateway: GatewayHandle,
-    status: Arc<SyncStatus>,
-    internal: OwnedFd,
-    session: Uuid,
+    pub(super) status: Arc<SyncStatus>,
+    pub(super) internal: OwnedFd,
     started_at: Timestamp,
-    /// Held while a round of pushes is applied, so that rounds do not overlap.
-    applied: Mutex<Applied>,
+    /// Held while a round of pushes is applied or a conflict is resolved, so that they do not overlap.
+    pub(super) applied: Mutex<Applied>,
     /// Last sequence number that control has committed, as it said itself; `None` until it has been asked.
-    acked: watch::Sender<Option<u64>>,
+    pub(super) acked: watch::Sender<Option<u64>>,
     /// The last poll brought something new.
     behind: AtomicBool,
+    /// Another process has taken our place.
+    superseded: watch::Sender<bool>,
+    /// Journal and record that were found to be the ones that control has.
+    pub(super) verified: std::sync::Mutex<Option<(Uuid, AckedChange)>>,
+    /// Last record when conflicts were looked through.
+    pub(super) settled_at: AtomicU64,
+    /// A check-in is worth making now.
+    pub(super) report_now: Notify,
+    /// The last check-in said that control's files differ, and wakes whoever compares them.
+    pub(super) differs: AtomicBool,
+    pub(super) compare: Notify,
 }
 
 impl Engine {
@@ -61,21 +75,39 @@ impl Engine {
         let internal = edits.root().internal_dir(".winston")?;
         let applied = Applied::load(&internal);
         status.set_state(SyncState::Connecting, None);
-        status.set_applied(applied.generation, applied.conflicts.clone());
-        let (acked, _) = watch::channel(None);
-        let (started_at, applied) = (Timestamp::now(), Mutex::new(applied));
-        let (behind, session) = (AtomicBool::new(false), Uuid::now_v7());
-        Ok(Self { edits, client, gateway, status, internal, session, started_at, applied, acked, behind })
+        status.set_applied(applied.generation, applied.told());
+        Ok(Self {
+            edits,
+            client,
+            gateway,
+            status,
+            internal,
+            started_at: Timestamp::now(),
+            applied: Mutex::new(applied),
+            acked: watch::channel(None).0,
+            behind: AtomicBool::new(false),
+            superseded: watch::channel(false).0,
+            verified: std::sync::Mutex::default(),
+            settled_at: AtomicU64::new(u64::MAX),
+            report_now: Notify::new(),
+            differs: AtomicBool::new(false),
+            compare: Notify::new(),
+        })
     }
 
     /// Runs until it is dropped.
     pub(crate) async fn run(&self) {
-        tokio::join!(self.check_in_loop(), self.upload_loop(), self.desired_loop());
+        tokio::join!(self.check_in_loop(), self.upload_loop(), self.desired_loop(), self.entropy_loop());
     }
 
     /// Before the gateway starts for the first time: fetches and applies what control wants. Gives up when control does not answer.
     pub(crate) async fn first_files(&self) -> bool {
-        match self.pull(Duration::ZERO).await {
+        // A process that has not checked in is nobody to control.
+        let fetched = async {
+            self.check_in().await?;
+            self.pull(Duration::ZERO).await
+        };
+        match fetched.await {
             Ok(()) => true,
             Err(error) => {
                 tracing::warn!(%error, "no files from control yet");
@@ -87,7 +119,7 @@ impl Engine {
     /// Sends what is left, for the end of the process.
     pub(crate) async fn flush(&self) {
         let acked = *self.acked.borrow();
-        let Some(acked) = acked else { return };
+        let Some(acked) = acked.filter(|_| !self.is_superseded()) else { return };
         let mut cursor = Cursor::after(acked);
         while let Ok(Some((acked, next))) = upload::send_next(&self.edits, &self.client, cursor).await {
             if upload::acknowledge(&self.edits, acked).await.is_err() {
@@ -110,16 +142,21 @@ impl Engine {
                 Err(error) => self.failed(&error, &mut backoff),
             };
             tokio::time::sleep(REPORT_PAUSE.min(pause)).await;
+            let served = !self.is_superseded();
             tokio::select! {
                 () = tokio::time::sleep(pause.saturating_sub(REPORT_PAUSE)) => {}
                 // A supervisor that has ended says nothing new; then only the clock counts.
-                Ok(()) = gateway.changed() => {}
+                Ok(()) = gateway.changed(), if served => {}
+                () = self.report_now.notified(), if served => {}
             }
         }
     }
 
     async fn check_in(&self) -> Result<Duration, ClientError> {
+        self.settle_conflicts().await;
         let report = self.status.report();
+        let edits = Arc::clone(&self.edits);
+        let manifest = tokio::task::spawn_blocking(move || edits.manifest()).await.unwrap_or(None);
         let (epoch, head_seq) = (self.edits.journal().epoch(), self.edits.journal().head_seq());
         let answer = self
             .client
@@ -127,15 +164,16 @@ impl Engine {
                 protocol: PROTOCOL_VERSION,
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 epoch,
-                session: self.session,
+                session: self.client.session(),
                 started_at: self.started_at,
                 head_seq,
                 applied_generation: report.applied_generation,
                 gateway: self.gateway.status(),
                 conflicts: report.conflicts.into_iter().rev().take(MAX_CONFLICTS).collect(),
-                manifest: None,
+                manifest,
             })
             .await?;
+        self.superseded.send_replace(false);
         self.status.set_state(SyncState::Connected, None);
         self.status.set_desired(answer.desired_generation);
         let heartbeat =
@@ -145,7 +183,18 @@ impl Engine {
             return Ok(heartbeat);
         }
         if answer.acked_seq > self.edits.journal().head_seq() {
-            return self.start_new_epoch(epoch, answer.acked_seq).await;
+            return self.start_new_epoch(epoch, "control has more of this journal than the volume").await;
+        }
+        if let Some(theirs) = &answer.acked_change
+            && !self.is_ours(epoch, theirs).await
+        {
+            return self
+                .start_new_epoch(epoch, "control has another record than the volume under the same number")
+                .await;
+        }
+        self.differs.store(answer.manifest_differs, Ordering::Relaxed);
+        if answer.manifest_differs {
+            self.compare.notify_one();
         }
         self.acked.send_if_modified(|acked| {
             // Only the first answer, or one that goes back: in between, the upload loop knows better.
@@ -156,32 +205,6 @@ impl Engine {
             news
         });
         Ok(heartbeat)
-    }
-
-    /// Control has more of this journal than the volume has: the volume was restored from an older copy. Numbers would be given out twice,
-    /// so the journal goes on under a new identity, and everything in it is sent again.
-    async fn start_new_epoch(&self, epoch: Uuid, acked_seq: u64) -> Result<Duration, ClientError> {
-        let head_seq = self.edits.journal().head_seq();
-        tracing::error!(
-            acked_seq,
-            head_seq,
-            "control has more of this journal than the volume: was it restored from a backup?"
-        );
-        let edits = Arc::clone(&self.edits);
-        let renewed = tokio::task::spawn_blocking(move || {
-            edits.journal().renew_epoch(epoch)?;
-            edits.save_index()
-        });
-        match renewed.await {
-            Ok(Ok(())) => {
-                tracing::info!(epoch = %self.edits.journal().epoch(), "the journal has a new epoch");
-                self.acked.send_replace(Some(0));
-            }
-            Ok(Err(error)) => tracing::error!(%error, "could not give the journal a new epoch"),
-            Err(error) => tracing::error!(%error, "could not give the journal a new epoch"),
-        }
-        // The next check-in, which announces the new epoch, comes at once.
-        Ok(REPORT_PAUSE * 2)
     }
 
     async fn upload_loop(&self) {
@@ -196,6 +219,7 @@ impl Engine {
         }
         let mut cursor = Cursor::after(committed);
         loop {
+            self.served().await;
             let sent = upload::send_next(&self.edits, &self.client, cursor.clone()).await;
             let sent = match sent {
                 Ok(Some((acked_seq, next))) => {
@@ -247,7 +271,13 @@ impl Engine {
 
     async fn desired_loop(&self) {
         let mut backoff = Backoff::default();
+        // Control answers nobody who has not checked in.
+        let mut acked = self.acked.subscribe();
+        if acked.wait_for(Option::is_some).await.is_err() {
+            return;
+        }
         loop {
+            self.served().await;
             let asked = Instant::now();
             match self.pull(LONG_POLL).await {
                 Ok(()) => {
@@ -273,20 +303,32 @@ impl Engine {
     async fn pull(&self, wait: Duration) -> Result<(), ApplyError> {
         let generation = self.applied.lock().await.generation;
         let desired = self.client.desired(generation, wait).await?;
+        if self.is_superseded() {
+            // Noticed by another call while this one waited: its files are the other process's to apply.
+            return Err(ClientError::Superseded.into());
+        }
         self.status.set_state(SyncState::Connected, None);
         let mut applied = self.applied.lock().await;
         if desired.generation == applied.generation {
             return Ok(());
         }
         self.behind.store(true, Ordering::Relaxed);
-        let after = apply(&self.edits, &self.client, desired, &applied).await?;
-        if let Err(error) = after.save(&self.internal) {
-            // Applying again after a restart changes nothing that is in place.
-            tracing::warn!(%error, "could not remember the applied generation");
+        let mut after = applied.clone();
+        let round = Round { edits: &self.edits, client: &self.client, internal: &self.internal };
+        let done = round.apply(desired, &mut after).await;
+        if done.is_ok() {
+            if let Err(error) = after.save(&self.internal) {
+                // Applying again after a restart changes nothing that is in place.
+                tracing::warn!(%error, "could not remember the applied generation");
+            }
+            self.status.set_applied(after.generation, after.told());
+            *applied = after;
+        } else {
+            // What was merged stays known; the rest of the round starts over.
+            applied.merged = after.merged;
         }
-        self.status.set_applied(after.generation, after.conflicts.clone());
-        *applied = after;
         drop(applied);
+        done?;
         self.gateway.config_ready();
         // Tells control without waiting for the heartbeat.
         if let Err(error) = self.check_in().await {
@@ -295,11 +337,26 @@ impl Engine {
         Ok(())
     }
 
+    /// Whether another process has taken our place.
+    fn is_superseded(&self) -> bool {
+        *self.superseded.borrow()
+    }
+
+    /// Waits until control serves this process.
+    pub(super) async fn served(&self) {
+        // The sender lives as long as we do.
+        let _ = self.superseded.subscribe().wait_for(|superseded| !superseded).await;
+    }
+
     /// Notes a failure and says how long to wait.
     fn failed(&self, error: &ClientError, backoff: &mut Backoff) -> Duration {
         let state = match error {
             ClientError::Unreachable(_) | ClientError::Unavailable { .. } => SyncState::Unreachable,
             ClientError::Unauthorized => SyncState::Unauthorized,
+            ClientError::Superseded => {
+                self.superseded.send_replace(true);
+                SyncState::Superseded
+            }
             ClientError::Refused { .. } | ClientError::BadAnswer(_) | ClientError::TooLarge { .. } => {
                 SyncState::Refused
             }
@@ -311,6 +368,7 @@ impl Engine {
             ClientError::Unavailable { retry_after, .. } => {
                 pause.max(retry_after.unwrap_or_default().min(PERMANENT_PAUSE))
             }
+            ClientError::Superseded => SUPERSEDED_PAUSE,
             ClientError::Unauthorized
             | ClientError::Refused { .. }
             | ClientError::BadAnswer(_)

@@ -9,10 +9,15 @@ mod apply;
 mod backoff;
 mod body;
 mod client;
+mod conflicts;
 mod engine;
+mod entropy;
+mod identity;
+mod reconcile;
 mod status;
 mod upload;
 
 pub(crate) use client::ControlClient;
+pub(crate) use conflicts::{Resolve, ResolveError};
 pub(crate) use engine::Engine;
 pub(crate) use status::{SyncReport, SyncStatus};

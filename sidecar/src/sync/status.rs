@@ -22,6 +22,9 @@ pub(crate) enum SyncState {
     Unauthorized,
     /// Control refuses what we send; see `error`.
     Refused,
+    /// Another process with our token has taken our place: nothing is sent and no push is applied until one of the two is gone and the
+    /// other one was restarted.
+    Superseded,
 }
 
 /// See [`SyncStatus::report`].
@@ -40,6 +43,10 @@ pub(crate) struct SyncReport {
     pub(crate) desired_generation: u64,
     /// Pushes that met a local edit.
     pub(crate) conflicts: Vec<Conflict>,
+    /// Comparisons of all files with control's, since the start.
+    pub(crate) compares: u64,
+    /// Files whose state was recorded once more because control had another one, since the start.
+    pub(crate) repairs: u64,
 }
 
 /// Shared between the loops and the status page.
@@ -88,6 +95,16 @@ impl SyncStatus {
         report.applied_generation = generation;
         report.desired_generation = report.desired_generation.max(generation);
         report.conflicts = conflicts;
+    }
+
+    /// A comparison of everything begins.
+    pub(super) fn count_compare(&self) {
+        self.lock().compares += 1;
+    }
+
+    /// A comparison led to this many records.
+    pub(super) fn count_repairs(&self, repairs: u64) {
+        self.lock().repairs += repairs;
     }
 
     /// Notes what control wants.

@@ -37,7 +37,8 @@ pub(in super::super) async fn file(
         Method::PUT => write(app, &path, request).await,
         Method::DELETE => super::ops::delete(app, &path, &request).await,
         Method::POST => super::ops::post(app, &path, request).await,
-        _ => Err(ApiError::method("GET, HEAD, PUT, DELETE, POST")),
+        Method::PATCH => super::merge::patch(app, &path, request).await,
+        _ => Err(ApiError::method("GET, HEAD, PUT, PATCH, DELETE, POST")),
     };
     answered.map_err(|error| error.not_found_as("File not found").about(&path))
 }
@@ -99,7 +100,7 @@ pub(super) async fn store(app: &App, path: &TenantPath, request: Request<Incomin
 }
 
 /// `{"content": "…"}` or `{"content_base64": "…"}`.
-fn json_content(body: &[u8]) -> Result<Bytes, ApiError> {
+pub(super) fn json_content(body: &[u8]) -> Result<Bytes, ApiError> {
     let missing = || ApiError::bad_request("missing_content", "Missing content field");
     if body.is_empty() {
         return Err(missing());

@@ -3,12 +3,14 @@
 pub(super) mod archive;
 pub(super) mod batch;
 pub(super) mod changes;
+pub(super) mod conflicts;
 mod content;
 pub(super) mod extract;
 pub(super) mod files;
 pub(super) mod gateway;
 pub(super) mod health;
 pub(super) mod list;
+pub(super) mod merge;
 pub(super) mod metrics;
 mod old_names;
 pub(super) mod ops;

@@ -139,8 +139,11 @@ enum Answer<'a> {
 
 pub(super) async fn post(app: &App, path: &TenantPath, request: Request<Incoming>) -> Result<Response<Body>, ApiError> {
     app.edits.permit(path)?;
-    let (author, precondition) = (author(request.headers())?, precondition(request.headers())?);
     let op = Query::parse(request.uri().query())?.get("op").map(str::to_owned);
+    if op.as_deref() == Some("merge") {
+        return super::merge::post(app, path, request).await;
+    }
+    let (author, precondition) = (author(request.headers())?, precondition(request.headers())?);
     let (parts, incoming) = request.into_parts();
     let body = body::read(incoming, &parts.headers, BODY_BYTES, &app.body_budget).await?;
     let op = Op::parse(op.as_deref(), &body.bytes)?;
