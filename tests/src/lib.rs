@@ -1,6 +1,7 @@
 //! Helpers that the end-to-end tests, the demo and the benchmarks share.
 
 pub mod bench;
+pub mod canary;
 pub mod control;
 pub mod demo;
 pub mod gateway;
@@ -9,3 +10,4 @@ pub mod process;
 pub mod sidecar;
 pub mod tenant;
 pub mod wait;
+pub mod wire;
