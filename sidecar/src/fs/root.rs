@@ -161,6 +161,11 @@ impl Stat {
         (self.ino, self.size, self.mtime_ns) == (other.ino, other.size, other.mtime_ns)
     }
 
+    /// One of several names of a file that is not the tenant's: the others may be outside the tree, where its maker cannot read.
+    pub(crate) fn is_foreign_link(&self, tenant_uid: u32) -> bool {
+        self.links > 1 && self.uid != tenant_uid
+    }
+
     /// Stat of an open file.
     pub(crate) fn of(file: impl AsFd) -> Result<Self, FsError> {
         Ok(Self::from_raw(&rustix::fs::fstat(file)?))
@@ -264,14 +269,13 @@ impl Root {
         self.checked(fd)
     }
 
-    /// A regular file, and not somebody else's: a hard link may be another name for a file outside the tree that its maker cannot read.
+    /// A regular file, and no hard link to somebody else's.
     fn checked(&self, fd: OwnedFd) -> Result<Opened, FsError> {
         let stat = Stat::of(&fd)?;
         if stat.kind != EntryKind::File {
             return Err(FsError::NotAFile(stat.kind));
         }
-        let own = self.owner.map_or_else(|| rustix::process::geteuid().as_raw(), |(uid, _)| uid);
-        if stat.links > 1 && stat.uid != own {
+        if stat.is_foreign_link(self.tenant_uid()) {
             return Err(FsError::Escape);
         }
         Ok(Opened { file: File::from(fd), stat })
@@ -340,6 +344,11 @@ impl Root {
             rustix::fs::fchown(dir, Some(uid), Some(gid))?;
         }
         Ok(())
+    }
+
+    /// The user whose files the tenant's are: the configured owner, or the one that this process runs as.
+    pub(crate) fn tenant_uid(&self) -> u32 {
+        self.owner.map_or_else(|| rustix::process::geteuid().as_raw(), |(uid, _)| uid)
     }
 
     /// Owner for new files: the configured one.
