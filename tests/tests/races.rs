@@ -93,6 +93,10 @@ fn lay_out(data: &Path, canary: &Path) -> Result<()> {
             let _ = std::fs::create_dir_all(dir);
         }
     }
+    if is_root() {
+        // As an agent can make one where the kernel does not protect hard links: another name for a file of somebody else's.
+        let _ = std::fs::hard_link(canary.join("owned.md"), data.join("w/hard.alt"));
+    }
     Ok(())
 }
 
@@ -344,16 +348,13 @@ fn nothing_outside_is_reached_however_names_change() -> Result<()> {
     for file in ["w/file.md", "w/large.md", "w/hard.md", "quiet/file.md", "w/dir/secret.md", "p/sub/deep.md"] {
         std::fs::write(data.join(file), "inside")?;
     }
-    lay_out(&data, canary.root())?;
     if is_root() {
-        // A name for a file of somebody else's, as an agent can make one where the kernel does not protect hard links.
         canary.linked("owned.md");
-        let owned = canary.root().join("owned.md");
-        std::os::unix::fs::chown(&owned, Some(65534), Some(65534))?;
-        std::fs::hard_link(&owned, data.join("w/hard.alt"))?;
+        std::os::unix::fs::chown(canary.root().join("owned.md"), Some(65534), Some(65534))?;
     } else {
         eprintln!("not here: hard links to files of somebody else (not root)");
     }
+    lay_out(&data, canary.root())?;
     let reads_show = canary.arm()?;
     let sidecar = setup.start()?;
     let operations = available(&sidecar)?;
