@@ -104,9 +104,12 @@ impl Canary {
                 Some(_) => {}
             }
         }
-        wrong.extend(after.keys().filter(|path| !self.before.contains_key(*path)).map(|path| {
-            format!("{} was created", path.display())
-        }));
+        wrong.extend(
+            after
+                .keys()
+                .filter(|path| !self.before.contains_key(*path))
+                .map(|path| format!("{} was created", path.display())),
+        );
         if wrong.is_empty() { Ok(()) } else { bail!("outside the data directory: {}", wrong.join("; ")) }
     }
 
@@ -156,8 +159,9 @@ fn walk(root: &Path) -> Result<Vec<PathBuf>> {
     let mut next = 0;
     while next < found.len() {
         if std::fs::symlink_metadata(&found[next])?.is_dir() {
-            let mut below: Vec<_> =
-                std::fs::read_dir(&found[next])?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
+            let mut below: Vec<_> = std::fs::read_dir(&found[next])?
+                .map(|entry| entry.map(|entry| entry.path()))
+                .collect::<Result<_, _>>()?;
             below.sort();
             found.append(&mut below);
         }

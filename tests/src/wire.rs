@@ -89,7 +89,8 @@ impl Wire {
             loop {
                 let line = self.until(b"\r\n")?;
                 let digits = std::str::from_utf8(&line)?.split(';').next().unwrap_or_default().trim().to_owned();
-                let size = usize::from_str_radix(&digits, 16).with_context(|| format!("size of a chunk: {digits:?}"))?;
+                let size =
+                    usize::from_str_radix(&digits, 16).with_context(|| format!("size of a chunk: {digits:?}"))?;
                 let mut piece = self.exactly(size + 2)?;
                 piece.truncate(size);
                 if size == 0 {

@@ -162,7 +162,9 @@ const OPERATIONS: &[Operation] = &[
     },
     Operation {
         name: "PUT raw, large",
-        request: |_, file, dice| (format!("PUT /files/{file}"), String::new(), RAW, vec![b'a' + dice.roll(9) as u8; 70_000]),
+        request: |_, file, dice| {
+            (format!("PUT /files/{file}"), String::new(), RAW, vec![b'a' + dice.roll(9) as u8; 70_000])
+        },
     },
     Operation { name: "DELETE", request: |_, file, _| (format!("DELETE /files/{file}"), String::new(), NONE, vec![]) },
     Operation {
@@ -443,7 +445,8 @@ fn nothing_outside_is_reached_however_names_change() -> Result<()> {
     assert!(total >= rounds && swapped.load(Ordering::Relaxed) >= rounds, "{total} rounds");
     canary.check()?;
     // Every answer was meant: none says that the sidecar was at a loss.
-    let failed: Counts = counts.iter().filter(|((_, status), _)| *status >= 500).map(|(key, count)| (*key, *count)).collect();
+    let failed: Counts =
+        counts.iter().filter(|((_, status), _)| *status >= 500).map(|(key, count)| (*key, *count)).collect();
     assert!(failed.is_empty(), "{}\n{}", table(&failed), sidecar.log_text());
     // Whatever is still unrecorded is recorded now; then nothing of ours knows the tree.
     sidecar.get("/health")?.expect(200)?;
