@@ -1,8 +1,9 @@
 //! Places at which the tests can make this process die or a system call fail.
 //!
 //! Only in builds with the feature `failpoints`, which nothing that is shipped has; elsewhere every call here is empty. The environment
-//! variable `WINSTON_FAILPOINTS` says what happens where: entries `<name>=<what>[@<n>]`, separated by commas, with `<what>` one of `kill`
-//! (SIGKILL to this process), `eio` or `enospc` (the call fails so), from the `n`th time on that the place is reached (`kill`: at it; 1 when left out).
+//! variable `WINSTON_FAILPOINTS` says what happens where: entries `<name>=<what>[@<n>[x<count>]]`, separated by commas, with `<what>` one of `kill`
+//! (SIGKILL to this process), `eio`, `enospc` or `erofs` (the call fails so), from the `n`th time on that the place is reached (`kill`: at it; 1 when left out),
+//! `count` times (for ever when left out).
 
 /// A place that a kill may hit.
 #[inline]
@@ -43,6 +44,8 @@ mod enabled {
         name: String,
         what: What,
         at: u64,
+        /// The last time that it fails.
+        until: u64,
         reached: AtomicU64,
     }
 
@@ -58,9 +61,13 @@ mod enabled {
             "kill" => What::Kill,
             "eio" => What::Error(Errno::IO),
             "enospc" => What::Error(Errno::NOSPC),
+            "erofs" => What::Error(Errno::ROFS),
             _ => return None,
         };
-        Some(Point { name: name.to_owned(), what, at: at.parse().ok()?, reached: AtomicU64::new(0) })
+        let (at, count) = at.split_once('x').unwrap_or((at, ""));
+        let at: u64 = at.parse().ok()?;
+        let until = if count.is_empty() { u64::MAX } else { at + count.parse::<u64>().ok()?.checked_sub(1)? };
+        Some(Point { name: name.to_owned(), what, at, until, reached: AtomicU64::new(0) })
     }
 
     pub(super) fn here(name: &str) {
@@ -75,7 +82,7 @@ mod enabled {
         here(name);
         for point in POINTS.iter().filter(|point| point.name == name) {
             if let What::Error(errno) = point.what
-                && point.reached.fetch_add(1, Ordering::Relaxed) + 1 >= point.at
+                && (point.at..=point.until).contains(&(point.reached.fetch_add(1, Ordering::Relaxed) + 1))
             {
                 return Err(errno.into());
             }

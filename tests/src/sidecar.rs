@@ -22,6 +22,7 @@ pub struct Setup {
     dir: Arc<TempDir>,
     data: PathBuf,
     token: String,
+    program: &'static str,
     environment: Vec<(String, String)>,
     /// Program and arguments that run before the sidecar in its place.
     wrapper: Vec<String>,
@@ -33,7 +34,8 @@ impl Setup {
         let dir = Arc::new(tempfile::tempdir()?);
         let data = dir.path().join("data");
         std::fs::create_dir(&data)?;
-        Ok(Self { dir, data, token: TEST_TOKEN.to_owned(), environment: Vec::new(), wrapper: Vec::new() })
+        let (token, program) = (TEST_TOKEN.to_owned(), "winston-sidecar");
+        Ok(Self { dir, data, token, program, environment: Vec::new(), wrapper: Vec::new() })
     }
 
     /// Sets a variable.
@@ -49,6 +51,14 @@ impl Setup {
     pub fn token(mut self, token: &str) -> Self {
         token.clone_into(&mut self.token);
         self
+    }
+
+    /// The build with failpoints, and what is to fail (see `sidecar/src/failpoint.rs`); or why that cannot be done here.
+    pub fn failpoints(mut self, points: &str) -> Result<Self, String> {
+        self.program = "winston-sidecar-failpoints";
+        bin(self.program)
+            .map_err(|error| format!("{error:#}, with the feature `failpoints`, and copy it to that name"))?;
+        Ok(self.env("WINSTON_FAILPOINTS", points))
     }
 
     /// Another data directory than the one that was made.
@@ -73,10 +83,13 @@ impl Setup {
     /// Puts the data directory on a volume of its own of this size (`2m`, …), or says why that is impossible here. The volume is in
     /// the sidecar's mount namespace: look at it through [`Sidecar::volume`]. It is gone with the sidecar. `prepare` are shell commands
     /// that run in the empty volume before the sidecar starts.
-    pub fn volume(mut self, size: &str, prepare: &str) -> Result<Result<Self, String>> {
-        let script = format!(
-            "mount -t tmpfs -o size={size} tmpfs \"$WINSTON_DATA_DIR\" && cd \"$WINSTON_DATA_DIR\" && {{ {prepare}\n:; }} && cd / && exec \"$0\""
-        );
+    pub fn volume(self, size: &str, prepare: &str) -> Result<Result<Self, String>> {
+        self.mounted(&format!("mount -t tmpfs -o size={size} tmpfs \"$WINSTON_DATA_DIR\""), prepare)
+    }
+
+    /// Like [`Self::volume`], with the shell commands that mount it.
+    pub fn mounted(mut self, mount: &str, prepare: &str) -> Result<Result<Self, String>> {
+        let script = format!("{mount} && cd \"$WINSTON_DATA_DIR\" && {{ {prepare}\n:; }} && cd / && exec \"$0\"");
         let mut wrapper: Vec<String> = vec!["unshare".to_owned(), "--mount".to_owned()];
         if !is_root() {
             wrapper.extend(["--user", "--map-root-user"].map(str::to_owned));
@@ -93,7 +106,7 @@ impl Setup {
 
     /// The command that would start it.
     pub fn command(&self) -> Result<Command> {
-        let program = bin("winston-sidecar")?;
+        let program = bin(self.program)?;
         let mut command = match self.wrapper.split_first() {
             Some((wrapper, arguments)) => {
                 let mut command = Command::new(wrapper);
@@ -183,8 +196,13 @@ impl Sidecar {
     /// Its data directory as it sees it itself, in its own mount namespace.
     #[must_use]
     pub fn volume(&self) -> PathBuf {
-        let data = self.data().strip_prefix("/").unwrap_or(self.data());
-        Path::new("/proc").join(self.pid().to_string()).join("root").join(data)
+        self.seen_by_it(self.data())
+    }
+
+    /// An absolute path in its mount namespace.
+    #[must_use]
+    pub fn seen_by_it(&self, path: &Path) -> PathBuf {
+        Path::new("/proc").join(self.pid().to_string()).join("root").join(path.strip_prefix("/").unwrap_or(path))
     }
 
     /// A request with the token.
