@@ -341,3 +341,48 @@ fn a_device_that_takes_no_writes_loses_nothing_that_was_acknowledged() -> Result
     }
     Ok(())
 }
+
+/// The kernel turns a damaged volume read-only under a running sidecar. (Nobody else can: its journal is open for writing, so a remount is
+/// refused as busy. The way back is therefore the one of `a_read_only_volume_anywhere_in_an_edit_changes_nothing`.)
+#[test]
+fn a_volume_that_the_kernel_made_read_only_is_served() -> Result<()> {
+    const TEST: &str = "a_volume_that_the_kernel_made_read_only_is_served";
+    let setup = Setup::new()?;
+    if !is_root() {
+        skip(TEST, "a loop device needs root");
+        return Ok(());
+    }
+    let image = setup.outside().join("image");
+    let mount = format!(
+        "truncate -s 32m {0} && mkfs.ext4 -q -F {0} && mount -o loop,errors=remount-ro {0} \"$WINSTON_DATA_DIR\"",
+        image.display()
+    );
+    let setup = match setup.mounted(&mount, "rmdir lost+found")? {
+        Ok(setup) => setup,
+        Err(reason) => {
+            skip(TEST, &reason);
+            return Ok(());
+        }
+    };
+    let sidecar = setup.start()?;
+    sidecar.put("a.md", "old")?.expect(200)?;
+    let mounts = std::fs::read_to_string(format!("/proc/{}/mounts", sidecar.pid()))?;
+    let data = sidecar.data().display().to_string();
+    let device = mounts.lines().find_map(|line| line.split_once(&format!(" {data} ")).map(|(device, _)| device));
+    let device = device.and_then(|device| device.strip_prefix("/dev/")).context("the volume's device")?;
+    if let Err(error) = std::fs::write(format!("/sys/fs/ext4/{device}/trigger_fs_error"), "1") {
+        skip(TEST, &format!("trigger_fs_error: {error}"));
+        return Ok(());
+    }
+    for _ in 0..3 {
+        check_refused(&sidecar.put("a.md", "new")?, (503, "read_only"))?;
+        check_refused(&sidecar.put("new/b.md", "new")?, (503, "read_only"))?;
+        check_refused(&sidecar.call("DELETE", "/files/a.md", &[], b"")?, (503, "read_only"))?;
+        assert!(sidecar.put("a.md", "new")?.header("retry-after").is_some());
+        assert_eq!(sidecar.get("/files/a.md")?.expect(200)?.json()?["content"], "old");
+    }
+    sidecar.get("/files?path=")?.expect(200)?;
+    sidecar.get("/health")?.expect(200)?;
+    assert_eq!(sidecar.history("a.md")?, ["admin create"]);
+    check_journal(&sidecar.volume())
+}
