@@ -6,6 +6,8 @@
 mod commit;
 mod delete;
 mod examine;
+#[cfg(test)]
+mod fuzz;
 mod intent;
 mod locks;
 mod put;

@@ -6,6 +6,8 @@
 mod auth;
 mod body;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod query;
 mod router;
 mod routes;

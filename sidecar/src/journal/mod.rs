@@ -10,6 +10,8 @@
 //! [`Journal`] is the handle that everybody shares. Appending goes through one writer thread, which turns whatever is waiting
 //! into one write and one flush.
 
+#[cfg(test)]
+mod fuzz;
 mod ledger;
 mod reader;
 mod record;
