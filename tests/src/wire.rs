@@ -21,6 +21,7 @@ const MOST: usize = 64 << 20;
 pub struct Wire {
     stream: TcpStream,
     ahead: Vec<u8>,
+    seen: Vec<u8>,
 }
 
 impl Wire {
@@ -30,7 +31,7 @@ impl Wire {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(SILENCE))?;
         stream.set_write_timeout(Some(SILENCE))?;
-        Ok(Self { stream, ahead: Vec::new() })
+        Ok(Self { stream, ahead: Vec::new(), seen: Vec::new() })
     }
 
     /// Sends bytes as they are.
@@ -46,6 +47,7 @@ impl Wire {
     /// The next answer, `None` when the server closed the connection (or reset it) before one began. `head_only` says that the request was
     /// a `HEAD`, whose answer announces a body that does not come.
     pub fn answer(&mut self, head_only: bool) -> Result<Option<Answer>> {
+        self.seen.clone_from(&self.ahead);
         loop {
             let Some(end) = self.ahead.windows(4).position(|window| window == b"\r\n\r\n") else {
                 if self.more()? {
@@ -67,6 +69,12 @@ impl Wire {
             }
             return Ok(Some(answer));
         }
+    }
+
+    /// Everything that came since the last answer was asked for, as it came, also when that answer was cut short.
+    #[must_use]
+    pub fn seen(&self) -> &[u8] {
+        &self.seen
     }
 
     /// Sends a request and reads its answer.
@@ -140,6 +148,7 @@ impl Wire {
             Ok(0) => Ok(false),
             Ok(read) => {
                 self.ahead.extend_from_slice(&piece[..read]);
+                self.seen.extend_from_slice(&piece[..read]);
                 Ok(true)
             }
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => Ok(false),

@@ -7,6 +7,8 @@
 //! A round is one operation. 5,000 rounds, and 120,000 with `WINSTON_LONG=1`; `WINSTON_RACE_ROUNDS` is another number, `WINSTON_SEED`
 //! another order. Operations that this sidecar does not have are named and left out.
 
+mod operations;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::os::unix::fs::symlink;
@@ -17,10 +19,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use anyhow::{Context as _, Result, bail};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use winston_tests::canary::Canary;
-use winston_tests::http::Answer;
-use winston_tests::process::{TEST_TOKEN, is_root};
+use winston_tests::process::is_root;
 use winston_tests::sidecar::{Setup, Sidecar};
 use winston_tests::wire::Wire;
+
+use operations::{Operation, available};
 
 /// Threads that send requests.
 const CALLERS: u64 = 6;
@@ -113,174 +116,7 @@ fn targets(dice: &mut Dice) -> (String, String) {
     (directory, file)
 }
 
-/// One kind of request: its name, how it is made for a directory and a file, and whether an answer on quiet names tells that there is such
-/// a thing.
-struct Operation {
-    name: &'static str,
-    request: fn(directory: &str, file: &str, dice: &mut Dice) -> (String, String, &'static str, Vec<u8>),
-}
-
-const JSON: &str = "Content-Type: application/json\r\n";
-const RAW: &str = "Content-Type: application/octet-stream\r\n";
-const NONE: &str = "";
-
-/// A tar archive with one file of this name: a head of 512 bytes, the content, two empty blocks.
-fn tar(name: &str, content: &str) -> Vec<u8> {
-    let mut head = [0; 512];
-    head[..name.len()].copy_from_slice(name.as_bytes());
-    head[100..108].copy_from_slice(b"0000644\0");
-    head[108..116].copy_from_slice(b"0000000\0");
-    head[116..124].copy_from_slice(b"0000000\0");
-    head[124..136].copy_from_slice(format!("{:011o}\0", content.len()).as_bytes());
-    head[136..148].copy_from_slice(b"00000000000\0");
-    head[148..156].copy_from_slice(b"        ");
-    head[156] = b'0';
-    head[257..265].copy_from_slice(b"ustar\x0000");
-    let sum: u32 = head.iter().map(|byte| u32::from(*byte)).sum();
-    head[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-    let mut archive = head.to_vec();
-    archive.extend_from_slice(content.as_bytes());
-    archive.resize(512 + content.len().next_multiple_of(512) + 1024, 0);
-    archive
-}
-
-/// What is there today, and what may be: each with the request in the form that docs/API.md gives it.
-const OPERATIONS: &[Operation] = &[
-    Operation { name: "GET", request: |_, file, _| (format!("GET /files/{file}"), String::new(), NONE, vec![]) },
-    Operation {
-        name: "GET raw",
-        request: |_, file, _| {
-            (format!("GET /files/{file}"), String::new(), "Accept: application/octet-stream\r\n", vec![])
-        },
-    },
-    Operation { name: "HEAD", request: |_, file, _| (format!("HEAD /files/{file}"), String::new(), NONE, vec![]) },
-    Operation {
-        name: "PUT",
-        request: |_, file, dice| {
-            (format!("PUT /files/{file}"), String::new(), JSON, format!("{{\"content\":\"v{}\"}}", dice.roll(9)).into())
-        },
-    },
-    Operation {
-        name: "PUT raw, large",
-        request: |_, file, dice| {
-            (format!("PUT /files/{file}"), String::new(), RAW, vec![b'a' + dice.roll(9) as u8; 70_000])
-        },
-    },
-    Operation { name: "DELETE", request: |_, file, _| (format!("DELETE /files/{file}"), String::new(), NONE, vec![]) },
-    Operation {
-        name: "list",
-        request: |directory, _, _| ("GET /files".to_owned(), format!("path={directory}"), NONE, vec![]),
-    },
-    Operation { name: "changes", request: |_, _, _| ("GET /changes".to_owned(), "limit=50".to_owned(), NONE, vec![]) },
-    Operation {
-        name: "list, deep with hashes",
-        request: |directory, _, _| {
-            ("GET /files".to_owned(), format!("path={directory}&depth=5&hashes=true&hash=true"), NONE, vec![])
-        },
-    },
-    Operation {
-        name: "move",
-        request: |directory, file, _| {
-            let body = format!("{{\"to\":\"{directory}/moved.md\",\"overwrite\":true}}");
-            (format!("POST /files/{file}"), "op=move".to_owned(), JSON, body.into())
-        },
-    },
-    Operation {
-        name: "copy",
-        request: |directory, file, _| {
-            let body = format!("{{\"to\":\"{directory}/copied.md\",\"overwrite\":true}}");
-            (format!("POST /files/{file}"), "op=copy".to_owned(), JSON, body.into())
-        },
-    },
-    Operation {
-        name: "mkdir",
-        request: |directory, _, dice| {
-            (format!("POST /files/{directory}/made{}", dice.roll(3)), "op=mkdir".to_owned(), JSON, b"{}".to_vec())
-        },
-    },
-    Operation {
-        name: "mode",
-        request: |_, file, _| {
-            (format!("POST /files/{file}"), "op=mode".to_owned(), JSON, b"{\"mode\":\"0600\"}".to_vec())
-        },
-    },
-    Operation {
-        name: "DELETE recursive",
-        request: |directory, _, _| {
-            (format!("DELETE /files/{directory}/sub"), "recursive=true".to_owned(), NONE, vec![])
-        },
-    },
-    Operation {
-        name: "batch",
-        request: |directory, file, _| {
-            let body = format!(
-                "{{\"operations\":[{{\"op\":\"put\",\"path\":\"{file}\",\"content\":\"b\"}},{{\"op\":\"put\",\"path\":\"{directory}/batch.md\",\"content\":\"b\"}}]}}"
-            );
-            ("POST /batch".to_owned(), String::new(), JSON, body.into())
-        },
-    },
-    Operation {
-        name: "PUT archive",
-        request: |directory, _, _| {
-            let body = tar("sub/deep.md", "from an archive");
-            ("PUT /archive".to_owned(), format!("path={directory}"), "Content-Type: application/x-tar\r\n", body)
-        },
-    },
-    Operation {
-        name: "GET archive",
-        request: |directory, _, _| ("GET /archive".to_owned(), format!("path={directory}&format=tar"), NONE, vec![]),
-    },
-    Operation {
-        name: "search",
-        request: |directory, _, _| ("GET /search".to_owned(), format!("path={directory}&q=canary"), NONE, vec![]),
-    },
-    Operation {
-        name: "PATCH",
-        request: |_, file, _| {
-            let kind = "Content-Type: application/merge-patch+json\r\n";
-            (format!("PATCH /files/{file}"), String::new(), kind, b"{\"a\":1}".to_vec())
-        },
-    },
-];
-
-/// Operations before this one are there since the beginning.
-const FIRST_OPTIONAL: usize = 8;
-
-fn request((line, query, header, body): (String, String, &str, Vec<u8>)) -> Vec<u8> {
-    let query = if query.is_empty() { query } else { format!("?{query}") };
-    let mut bytes = format!(
-        "{line}{query} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TEST_TOKEN}\r\n{header}Content-Length: {}\r\n\r\n",
-        body.len()
-    )
-    .into_bytes();
-    bytes.extend_from_slice(&body);
-    bytes
-}
-
-/// The operations that this sidecar has. What an ordinary answer does not tell apart is kept: trying it costs nothing.
-fn available(sidecar: &Sidecar) -> Result<Vec<&'static Operation>> {
-    let mut wire = Wire::open(sidecar.address())?;
-    let mut found = Vec::new();
-    for (position, operation) in OPERATIONS.iter().enumerate() {
-        let answer = wire.exchange(&request((operation.request)("quiet", "quiet/file.md", &mut Dice(1))))?;
-        let missing = match answer.status {
-            405 => true,
-            404 => answer.json()?["code"] == "no_route",
-            _ => false,
-        };
-        if missing && position < FIRST_OPTIONAL {
-            bail!("{}: {}", operation.name, answer.text());
-        }
-        if missing {
-            eprintln!("not here: {}", operation.name);
-        } else {
-            found.push(operation);
-        }
-    }
-    Ok(found)
-}
-
-/// What was answered, by operation and status.
+/// What was answered, by operation and status; 0 is an answer that was cut short.
 type Counts = BTreeMap<(&'static str, u16), u64>;
 
 /// Sends requests until there were enough rounds; each answer is looked through.
@@ -296,19 +132,20 @@ fn call(
     while rounds() {
         let operation = operations[dice.roll(operations.len())];
         let (directory, file) = targets(&mut dice);
-        let bytes = request((operation.request)(&directory, &file, &mut dice));
+        let bytes = (operation.request)(&directory, &file, dice.roll(9)).bytes();
         wire.send(&bytes)?;
-        let answer: Option<Answer> = wire.answer(bytes.starts_with(b"HEAD "))?;
-        // A large file that shrinks while it is sent ends its connection: nothing else can be said by then.
-        let Some(answer) = answer else {
+        let answer = wire.answer(bytes.starts_with(b"HEAD "));
+        let body = answer.as_ref().ok().and_then(|answer| Some(answer.as_ref()?.body.as_slice())).unwrap_or_default();
+        if canary.leaks(wire.seen()) || canary.leaks(body) {
+            let seen = String::from_utf8_lossy(wire.seen());
+            bail!("{} of {directory} and {file} tells what is outside: {seen}", operation.name);
+        }
+        // What shrinks or goes away while it is sent ends its connection: nothing else can be said by then.
+        let Ok(Some(answer)) = answer else {
             wire = Wire::open(sidecar.address())?;
             *counts.entry((operation.name, 0)).or_default() += 1;
             continue;
         };
-        let headers: String = answer.headers.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
-        if canary.leaks(&answer.body) || canary.leaks(headers.as_bytes()) {
-            bail!("{} of {directory} and {file} tells what is outside: {headers}{}", operation.name, answer.text());
-        }
         if answer.header("connection") == Some("close") {
             wire = Wire::open(sidecar.address())?;
         }
