@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::io::{self, IoSliceMut, Read};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags};
@@ -278,6 +278,11 @@ impl Root {
         if stat.is_foreign_link(self.tenant_uid()) {
             return Err(FsError::Escape);
         }
+        // The count above may be one because the tenant has removed the name that we opened, and the one that is left is outside. A name
+        // that is removed stays so for this descriptor; if it still is there now, it was the one name when the count was taken.
+        if stat.uid != self.tenant_uid() && !still_named(&fd) {
+            return Err(FsError::Escape);
+        }
         Ok(Opened { file: File::from(fd), stat })
     }
 
@@ -394,6 +399,15 @@ impl Root {
     }
 }
 
+/// Whether the name by which this was opened is still there (under any path). Reads no disk: the kernel tells what it has in memory.
+fn still_named(fd: &OwnedFd) -> bool {
+    match rustix::fs::readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()), Vec::new()) {
+        // proc(5). A name that ends like this is taken for a removed one, which is the safe mistake.
+        Ok(path) => !path.to_bytes().ends_with(b" (deleted)"),
+        Err(_) => false,
+    }
+}
+
 /// Stat of a name in a directory, not following a link; `None` when there is nothing.
 pub(crate) fn stat_at(dir: impl AsFd, name: &str) -> Result<Option<Stat>, FsError> {
     match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -435,4 +449,37 @@ pub(crate) fn is_unsupported(error: &io::Error) -> bool {
 /// Removes a name that is not a directory.
 pub(crate) fn unlink(dir: impl AsFd, name: &str) -> Result<(), FsError> {
     Ok(rustix::fs::unlinkat(dir, name, AtFlags::empty())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::chown;
+
+    use super::*;
+
+    /// Only root can make files of somebody else's; elsewhere there is nothing to see.
+    #[test]
+    fn a_foreign_file_is_read_under_its_one_name_only() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let (data, outside) = (dir.path().join("data"), dir.path().join("outside"));
+        std::fs::create_dir(&data).unwrap();
+        for file in [&data.join("own.md"), &outside] {
+            std::fs::write(file, "x").unwrap();
+            chown(file, Some(65534), Some(65534)).unwrap();
+        }
+        std::fs::hard_link(&outside, data.join("link.md")).unwrap();
+        let root = Root::open(&data, None).unwrap();
+        let open = |path: &str| root.open_file(&TenantPath::parse(path).unwrap());
+        assert!(open("own.md").is_ok());
+        assert!(matches!(open("link.md"), Err(FsError::Escape)));
+        // The name goes away between opening and looking: the file has one name again, and it is not ours.
+        for name in ["link.md", "own.md"] {
+            let fd = root.resolve(name, OFlags::RDONLY).unwrap();
+            std::fs::remove_file(data.join(name)).unwrap();
+            assert!(matches!(root.checked(fd), Err(FsError::Escape)), "{name}");
+        }
+    }
 }

@@ -50,6 +50,8 @@ enum Swap {
     Exchange(PathBuf, PathBuf),
     /// A directory leaves the data directory and comes back.
     Leave(PathBuf, PathBuf),
+    /// A file outside gets a second name inside and loses it: whoever opened that name holds a file with one name again.
+    Relink(PathBuf, PathBuf),
 }
 
 impl Swap {
@@ -58,6 +60,11 @@ impl Swap {
         let rename = |from: &Path, to: &Path, flags| renameat2(AT_FDCWD, from, AT_FDCWD, to, flags).is_ok();
         match self {
             Self::Exchange(one, other) => rename(one, other, RenameFlags::RENAME_EXCHANGE),
+            Self::Relink(outside, inside) => {
+                let linked = std::fs::hard_link(outside, inside).is_ok();
+                let _ = std::fs::remove_file(inside);
+                linked
+            }
             Self::Leave(inside, outside) => {
                 let left = rename(inside, outside, RenameFlags::RENAME_NOREPLACE);
                 // A caller made something at the name meanwhile: that goes instead.
@@ -107,7 +114,8 @@ fn lay_out(data: &Path, canary: &Path) -> Result<()> {
 fn targets(dice: &mut Dice) -> (String, String) {
     const DIRECTORIES: &[&str] = &["w/dir", "w/dir.alt", "p", "p.alt", "relative", "magic", "chain", "m/leaves"];
     const BELOW: &[&str] = &["secret.md", "sub/deep.md", "large.bin", "new.md", "new/dir/new.md", "sub"];
-    const FILES: &[&str] = &["w/file.md", "w/file.alt", "w/large.md", "w/large.alt", "w/hard.md", "w/hard.alt"];
+    const FILES: &[&str] =
+        &["w/file.md", "w/file.alt", "w/large.md", "w/large.alt", "w/hard.md", "w/hard.alt", "w/again.md"];
     let directory = DIRECTORIES[dice.roll(DIRECTORIES.len())].to_owned();
     let file = match dice.roll(3) {
         0 => FILES[dice.roll(FILES.len())].to_owned(),
@@ -199,26 +207,29 @@ fn nothing_outside_is_reached_however_names_change() -> Result<()> {
     let operations = available(&sidecar)?;
 
     let exchange = |one: &str, other: &str| Swap::Exchange(data.join(one), data.join(other));
-    let swaps = [
-        [
+    let mut swaps = vec![
+        vec![
             exchange("w/dir", "w/dir.alt"),
             exchange("w/file.md", "w/file.alt"),
             exchange("w/hard.md", "w/hard.alt"),
             Swap::Leave(data.join("m/leaves"), outside.join("left")),
         ],
-        [
+        vec![
             exchange("p", "p.alt"),
             exchange("w/large.md", "w/large.alt"),
             exchange("relative", "relative.alt"),
             exchange("magic", "magic.alt"),
         ],
-        [
+        vec![
             exchange("chain", "chain.alt"),
             exchange("w/dir", "p.alt"),
             exchange("w/file.md", "w/large.alt"),
             exchange("chain", "p"),
         ],
     ];
+    if is_root() {
+        swaps.push(vec![Swap::Relink(canary.root().join("owned.md"), data.join("w/again.md"))]);
+    }
     let (stop, done, swapped) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
     let counts = Mutex::new(Counts::new());
     std::thread::scope(|scope| -> Result<()> {
