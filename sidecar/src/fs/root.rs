@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, IoSliceMut, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags};
 use rustix::io::{Errno, ReadWriteFlags};
@@ -16,6 +17,9 @@ use rustix::io::{Errno, ReadWriteFlags};
 use super::TenantPath;
 
 const RESOLVE: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+
+/// Longer than a removed name stays in the kernel's memory after it was counted out: microseconds, or as long as the remover is not run.
+const NAME_GOES: Duration = Duration::from_millis(200);
 
 /// Why the file system did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -269,7 +273,7 @@ impl Root {
         self.checked(fd)
     }
 
-    /// A regular file, and no hard link to somebody else's.
+    /// A regular file, and no hard link to somebody else's. Blocking for a moment when the file is somebody else's and has just changed.
     fn checked(&self, fd: OwnedFd) -> Result<Opened, FsError> {
         let stat = Stat::of(&fd)?;
         if stat.kind != EntryKind::File {
@@ -278,9 +282,9 @@ impl Root {
         if stat.is_foreign_link(self.tenant_uid()) {
             return Err(FsError::Escape);
         }
-        // The count above may be one because the tenant has removed the name that we opened, and the one that is left is outside. A name
-        // that is removed stays so for this descriptor; if it still is there now, it was the one name when the count was taken.
-        if stat.uid != self.tenant_uid() && !still_named(&fd) {
+        // The count may be one because the tenant has removed the name that we opened, and the one that is left is outside. A name that is
+        // removed stays so for this descriptor; if it still is there afterwards, it was the one name when the count was taken.
+        if stat.uid != self.tenant_uid() && !still_named(&fd, &stat) {
             return Err(FsError::Escape);
         }
         Ok(Opened { file: File::from(fd), stat })
@@ -292,7 +296,11 @@ impl Root {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let resolve = RESOLVE | ResolveFlags::CACHED;
         let fd = rustix::fs::openat2(&self.dir, path.as_str(), flags, Mode::empty(), resolve).ok()?;
-        let opened = self.checked(fd).ok()?;
+        // Judging somebody else's file can take time.
+        let opened = match Stat::of(&fd) {
+            Ok(stat) if stat.uid == self.tenant_uid() => self.checked(fd).ok()?,
+            _ => return None,
+        };
         let size = usize::try_from(opened.stat.size).ok().filter(|size| *size <= limit)?;
         // One byte more, so that a file that grew meanwhile is noticed.
         let mut content = vec![0; size + 1];
@@ -399,8 +407,12 @@ impl Root {
     }
 }
 
-/// Whether the name by which this was opened is still there (under any path). Reads no disk: the kernel tells what it has in memory.
-fn still_named(fd: &OwnedFd) -> bool {
+/// Whether the name by which this was opened is still there (under any path). The kernel counts a name out and notes the time before it
+/// lets go of it, so a file that changed just now is given time first: files that changed together wait together.
+fn still_named(fd: &OwnedFd, stat: &Stat) -> bool {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let changed = Duration::from_nanos(u64::try_from(stat.ctime_ns).unwrap_or(0));
+    std::thread::sleep(NAME_GOES.saturating_sub(now.saturating_sub(changed)));
     match rustix::fs::readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()), Vec::new()) {
         // proc(5). A name that ends like this is taken for a removed one, which is the safe mistake.
         Ok(path) => !path.to_bytes().ends_with(b" (deleted)"),
