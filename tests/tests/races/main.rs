@@ -302,10 +302,14 @@ fn nothing_outside_is_reached_however_names_change() -> Result<()> {
     let (status, setup) = sidecar.stop()?;
     assert!(status.success());
     canary.check_unknown_to(&setup.data().join(".winston"))?;
-    assert_eq!(std::fs::read_dir(setup.data().join(".winston/staging"))?.count(), 0, "something is left staged");
     canary.check()?;
-    // And no start after this one finds its way out.
-    let (_, setup) = setup.start()?.stop()?;
+    // What could not be taken back, because its directory had left or become a link, is settled by the next start, which does not find its
+    // way out either.
+    let (status, setup) = setup.start()?.stop()?;
+    assert!(status.success());
     canary.check_unknown_to(&setup.data().join(".winston"))?;
+    let staged: Vec<_> =
+        std::fs::read_dir(setup.data().join(".winston/staging"))?.flatten().map(|entry| entry.file_name()).collect();
+    assert!(staged.is_empty(), "staged after another start: {staged:?}");
     canary.check()
 }
