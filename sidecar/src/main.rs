@@ -8,6 +8,8 @@ mod config;
 mod edits;
 mod failpoint;
 mod fs;
+#[cfg(test)]
+mod fuzz;
 mod gateway;
 mod health;
 mod http;

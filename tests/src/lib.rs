@@ -1,6 +1,7 @@
 //! Helpers that the end-to-end tests, the demo and the benchmarks share.
 
 pub mod bench;
+pub mod canary;
 pub mod control;
 pub mod demo;
 pub mod gateway;
@@ -11,3 +12,4 @@ pub mod sidecar;
 pub mod stream;
 pub mod tenant;
 pub mod wait;
+pub mod wire;

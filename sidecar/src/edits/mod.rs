@@ -7,6 +7,8 @@ mod absorb;
 mod commit;
 mod delete;
 mod examine;
+#[cfg(test)]
+mod fuzz;
 mod intent;
 mod locks;
 mod look;

@@ -20,6 +20,7 @@ pub(super) struct Staging {
     /// Differs from start to start: what an earlier one could not settle keeps its name.
     start: u32,
     counter: AtomicU64,
+    tenant_uid: u32,
 }
 
 /// Ending of the second name that keeps an old version while it is replaced.
@@ -43,7 +44,8 @@ pub(super) enum Displaced {
 impl Staging {
     pub(super) fn open(root: &Root) -> Result<Self, FsError> {
         let start = getrandom::u32().unwrap_or_else(|_| std::process::id());
-        Ok(Self { dir: root.internal_dir(".winston/staging")?, start, counter: AtomicU64::new(0) })
+        let (dir, tenant_uid) = (root.internal_dir(".winston/staging")?, root.tenant_uid());
+        Ok(Self { dir, start, counter: AtomicU64::new(0), tenant_uid })
     }
 
     pub(super) fn dir(&self) -> &OwnedFd {
@@ -98,13 +100,17 @@ impl Staging {
         rename(parent, name, &self.dir, id, RenameFlags::empty())
     }
 
-    /// Opens what the swap took out of the tree.
+    /// Opens what the swap took out of the tree. That can be what was put there since somebody looked, so a hard link to a file that is
+    /// not the tenant's is told apart here too: it is a name, and nothing of it may be read, let alone recorded.
     pub(super) fn displaced(&self, id: &str) -> Result<Displaced, FsError> {
         match stat_at(&self.dir, id)? {
             Some(stat) if stat.kind == EntryKind::File => {
                 let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let file = File::from(rustix::fs::openat(&self.dir, id, flags, Mode::empty())?);
                 let stat = Stat::of(&file)?;
+                if stat.is_foreign_link(self.tenant_uid) {
+                    return Ok(Displaced::Other(EntryKind::Special));
+                }
                 Ok(Displaced::File(Opened { file, stat }))
             }
             Some(stat) => Ok(Displaced::Other(stat.kind)),

@@ -2,6 +2,8 @@
 
 mod class;
 mod durable;
+#[cfg(test)]
+mod fuzz;
 mod path;
 mod pattern;
 mod root;

@@ -7,8 +7,9 @@
 
 use std::fs::File;
 use std::io::{self, IoSliceMut, Read};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags};
 use rustix::io::{Errno, ReadWriteFlags};
@@ -16,6 +17,9 @@ use rustix::io::{Errno, ReadWriteFlags};
 use super::TenantPath;
 
 const RESOLVE: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+
+/// Longer than a removed name stays in the kernel's memory after it was counted out: microseconds, or as long as the remover is not run.
+const NAME_GOES: Duration = Duration::from_millis(200);
 
 /// Why the file system did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -161,6 +165,11 @@ impl Stat {
         (self.ino, self.size, self.mtime_ns) == (other.ino, other.size, other.mtime_ns)
     }
 
+    /// One of several names of a file that is not the tenant's: the others may be outside the tree, where its maker cannot read.
+    pub(crate) fn is_foreign_link(&self, tenant_uid: u32) -> bool {
+        self.links > 1 && self.uid != tenant_uid
+    }
+
     /// Stat of an open file.
     pub(crate) fn of(file: impl AsFd) -> Result<Self, FsError> {
         Ok(Self::from_raw(&rustix::fs::fstat(file)?))
@@ -269,14 +278,18 @@ impl Root {
         self.checked(fd)
     }
 
-    /// A regular file, and not somebody else's: a hard link may be another name for a file outside the tree that its maker cannot read.
+    /// A regular file, and no hard link to somebody else's. Blocking for a moment when the file is somebody else's and has just changed.
     fn checked(&self, fd: OwnedFd) -> Result<Opened, FsError> {
         let stat = Stat::of(&fd)?;
         if stat.kind != EntryKind::File {
             return Err(FsError::NotAFile(stat.kind));
         }
-        let own = self.owner.map_or_else(|| rustix::process::geteuid().as_raw(), |(uid, _)| uid);
-        if stat.links > 1 && stat.uid != own {
+        if stat.is_foreign_link(self.tenant_uid()) {
+            return Err(FsError::Escape);
+        }
+        // The count may be one because the tenant has removed the name that we opened, and the one that is left is outside. A name that is
+        // removed stays so for this descriptor; if it still is there afterwards, it was the one name when the count was taken.
+        if stat.uid != self.tenant_uid() && !still_named(&fd, &stat) {
             return Err(FsError::Escape);
         }
         Ok(Opened { file: File::from(fd), stat })
@@ -288,7 +301,11 @@ impl Root {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let resolve = RESOLVE | ResolveFlags::CACHED;
         let fd = rustix::fs::openat2(&self.dir, path.as_str(), flags, Mode::empty(), resolve).ok()?;
-        let opened = self.checked(fd).ok()?;
+        // Judging somebody else's file can take time.
+        let opened = match Stat::of(&fd) {
+            Ok(stat) if stat.uid == self.tenant_uid() => self.checked(fd).ok()?,
+            _ => return None,
+        };
         let size = usize::try_from(opened.stat.size).ok().filter(|size| *size <= limit)?;
         // One byte more, so that a file that grew meanwhile is noticed.
         let mut content = vec![0; size + 1];
@@ -347,6 +364,11 @@ impl Root {
         Ok(())
     }
 
+    /// The user whose files the tenant's are: the configured owner, or the one that this process runs as.
+    pub(crate) fn tenant_uid(&self) -> u32 {
+        self.owner.map_or_else(|| rustix::process::geteuid().as_raw(), |(uid, _)| uid)
+    }
+
     /// Owner for new files: the configured one.
     pub(crate) fn owner(&self) -> Option<(u32, u32)> {
         self.owner
@@ -387,6 +409,19 @@ impl Root {
             }
         }
         Ok(())
+    }
+}
+
+/// Whether the name by which this was opened is still there (under any path). The kernel counts a name out and notes the time before it
+/// lets go of it, so a file that changed just now is given time first: files that changed together wait together.
+fn still_named(fd: &OwnedFd, stat: &Stat) -> bool {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let changed = Duration::from_nanos(u64::try_from(stat.ctime_ns).unwrap_or(0));
+    std::thread::sleep(NAME_GOES.saturating_sub(now.saturating_sub(changed)));
+    match rustix::fs::readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()), Vec::new()) {
+        // proc(5). A name that ends like this is taken for a removed one, which is the safe mistake.
+        Ok(path) => !path.to_bytes().ends_with(b" (deleted)"),
+        Err(_) => false,
     }
 }
 
@@ -431,4 +466,37 @@ pub(crate) fn is_unsupported(error: &io::Error) -> bool {
 /// Removes a name that is not a directory.
 pub(crate) fn unlink(dir: impl AsFd, name: &str) -> Result<(), FsError> {
     Ok(rustix::fs::unlinkat(dir, name, AtFlags::empty())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::chown;
+
+    use super::*;
+
+    /// Only root can make files of somebody else's; elsewhere there is nothing to see.
+    #[test]
+    fn a_foreign_file_is_read_under_its_one_name_only() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let (data, outside) = (dir.path().join("data"), dir.path().join("outside"));
+        std::fs::create_dir(&data).unwrap();
+        for file in [&data.join("own.md"), &outside] {
+            std::fs::write(file, "x").unwrap();
+            chown(file, Some(65534), Some(65534)).unwrap();
+        }
+        std::fs::hard_link(&outside, data.join("link.md")).unwrap();
+        let root = Root::open(&data, None).unwrap();
+        let open = |path: &str| root.open_file(&TenantPath::parse(path).unwrap());
+        assert!(open("own.md").is_ok());
+        assert!(matches!(open("link.md"), Err(FsError::Escape)));
+        // The name goes away between opening and looking: the file has one name again, and it is not ours.
+        for name in ["link.md", "own.md"] {
+            let fd = root.resolve(name, OFlags::RDONLY).unwrap();
+            std::fs::remove_file(data.join(name)).unwrap();
+            assert!(matches!(root.checked(fd), Err(FsError::Escape)), "{name}");
+        }
+    }
 }

@@ -8,6 +8,8 @@ mod auth;
 mod body;
 mod conditional;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod history;
 mod metrics;
 mod pack;

@@ -13,6 +13,8 @@
 #[cfg(test)]
 mod capping;
 mod compact;
+#[cfg(test)]
+mod fuzz;
 mod identity;
 mod ledger;
 mod lines;

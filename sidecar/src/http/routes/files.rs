@@ -105,7 +105,10 @@ pub(super) fn json_content(body: &[u8]) -> Result<Bytes, ApiError> {
     if body.is_empty() {
         return Err(missing());
     }
-    let body: PutBody<'_> = serde_json::from_slice(body).map_err(|error| {
+    // The whole of it: members that nobody asks for are skipped unread, and JSON is UTF-8 or it is no JSON.
+    let body = std::str::from_utf8(body)
+        .map_err(|error| ApiError::bad_request("bad_json", format!("bad JSON: not valid UTF-8: {error}")))?;
+    let body: PutBody<'_> = serde_json::from_str(body).map_err(|error| {
         // Valid JSON of another shape, such as a list, simply has no content field.
         if error.is_data() { missing() } else { ApiError::bad_request("bad_json", format!("bad JSON: {error}")) }
     })?;
@@ -152,3 +155,7 @@ pub(super) fn precondition(headers: &HeaderMap) -> Result<Precondition, ApiError
         (Some(_), Some(_)) => Err(bad("give either If-Match or If-None-Match, not both")),
     }
 }
+
+#[cfg(test)]
+#[path = "files_fuzz.rs"]
+mod fuzz;

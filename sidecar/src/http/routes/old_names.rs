@@ -79,7 +79,11 @@ mod tests {
     use super::*;
 
     fn layout(workspace: &str) -> Layout {
-        Layout { state: TenantPath::parse(".openclaw").unwrap(), workspace: TenantPath::parse(workspace).unwrap() }
+        Layout {
+            state: TenantPath::parse(".openclaw").unwrap(),
+            workspace: TenantPath::parse(workspace).unwrap(),
+            selection: crate::fs::Selection::default(),
+        }
     }
 
     #[test]
