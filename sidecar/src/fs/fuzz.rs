@@ -1,10 +1,10 @@
-//! Fuzz target of the path parser (see [`crate::fuzz`]).
+//! Fuzz targets of the path parser and of patterns (see [`crate::fuzz`]).
 
 use std::path::{Component, Path};
 
 use winston_wire::MAX_PATH_BYTES;
 
-use super::{Class, Layout, TenantPath};
+use super::{Class, Layout, Patterns, Selection, TenantPath};
 use crate::fuzz::fuzz;
 
 const WORDS: &[&str] = &[
@@ -63,7 +63,7 @@ fn check(input: &[u8]) {
         let layout = Layout {
             state: TenantPath::parse(".openclaw").unwrap(),
             workspace: TenantPath::parse("workspace").unwrap(),
-            selection: super::Selection::default(),
+            selection: Selection::default(),
         };
         let class = layout.class(&path);
         assert_eq!(class == Class::Internal, kept.split('/').next() == Some(".winston"));
@@ -79,4 +79,47 @@ fn check(input: &[u8]) {
 #[test]
 fn paths() {
     fuzz("path", WORDS, check);
+}
+
+/// The first line of an input is a path, the others are patterns.
+#[test]
+fn patterns() {
+    let words = [
+        "**",
+        "**/",
+        "/**",
+        "*",
+        "?",
+        "[",
+        "]",
+        "[!a-z]",
+        "[[:alpha:]]",
+        "[]-]",
+        "\\",
+        "!",
+        "#",
+        "/",
+        "\n",
+        ",",
+        "a",
+        "é",
+    ];
+    fuzz("pattern", &words, |input| {
+        let text = String::from_utf8_lossy(input);
+        let (path, lines) = text.split_once('\n').unwrap_or(("a/b", &text));
+        let Ok(path) = TenantPath::parse(path) else { return };
+        let Ok(patterns) = Patterns::parse(lines) else { return };
+        for is_directory in [false, true] {
+            let verdict = patterns.verdict(path.as_str(), is_directory);
+            // Said twice, it means the same; and the last that matches decides, whatever came before.
+            if let Ok(twice) = Patterns::parse(&format!("{lines}\n{lines}")) {
+                assert_eq!(twice.verdict(path.as_str(), is_directory), verdict);
+            }
+            for (last, decided) in [("*", true), ("!*", false)] {
+                if let Ok(more) = Patterns::parse(&format!("{lines}\n{last}")) {
+                    assert_eq!(more.verdict(path.as_str(), is_directory), Some(decided));
+                }
+            }
+        }
+    });
 }
