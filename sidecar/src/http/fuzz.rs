@@ -1,10 +1,11 @@
 //! Fuzz targets of what a request's head says (see [`crate::fuzz`]).
 
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, IF_MATCH, IF_NONE_MATCH, IF_RANGE, RANGE};
 use http::{HeaderMap, HeaderValue};
 use winston_wire::env::Secret;
 
 use super::TokenDigest;
+use super::conditional::{Verdict, judge};
 use super::query::Query;
 use crate::fs::TenantPath;
 use crate::fuzz::fuzz;
@@ -69,5 +70,43 @@ fn tokens() {
         assert_eq!(digest.admits(&headers), right);
         headers.append(AUTHORIZATION, value);
         assert!(!digest.admits(&headers), "twice");
+    });
+}
+
+/// The lines of an input are a range and the three conditions that may come with it.
+#[test]
+fn ranges_and_conditions() {
+    const TAG: &str = "\"0123456789abcdef\"";
+    let words = ["bytes=", "-", ",", "0-", "18446744073709551615", "18446744073709551616", TAG, "W/", "*", "\n", " "];
+    fuzz("range", &words, |input| {
+        let mut headers = HeaderMap::new();
+        for (name, line) in
+            [RANGE, IF_RANGE, IF_MATCH, IF_NONE_MATCH].into_iter().zip(input.split(|byte| *byte == b'\n'))
+        {
+            match HeaderValue::from_bytes(line) {
+                Ok(value) if !line.is_empty() => drop(headers.insert(name, value)),
+                _ => {}
+            }
+        }
+        for size in [0, 1, 10, u64::MAX] {
+            for etag in [None, Some(TAG)] {
+                let Ok(verdict) = judge(&headers, etag, size, true) else { continue };
+                if let Verdict::Part { from, length } = verdict {
+                    assert!(
+                        length > 0 && from.checked_add(length).is_some_and(|end| end <= size),
+                        "{verdict:?} of {size}"
+                    );
+                }
+                // Without a wish for a range there is none, and conditions say the same.
+                let whole = judge(&headers, etag, size, false).unwrap();
+                match verdict {
+                    Verdict::Part { .. } | Verdict::Unsatisfiable => assert_eq!(whole, Verdict::Whole),
+                    verdict => assert_eq!(whole, verdict),
+                }
+                if headers.get(IF_NONE_MATCH).is_none() {
+                    assert_ne!(verdict, Verdict::NotModified);
+                }
+            }
+        }
     });
 }
