@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod control;
+pub mod crash;
 pub mod demo;
 pub mod gateway;
 pub mod http;

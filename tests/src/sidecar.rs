@@ -16,6 +16,9 @@ use crate::http::{Answer, Client};
 use crate::process::{TEST_TOKEN, bin, is_root};
 use crate::wait::eventually;
 
+/// The sidecar as it is shipped.
+const PROGRAM: &str = "winston-sidecar";
+
 /// How a sidecar is started. Cloned settings with the same directory make a restart.
 #[derive(Clone)]
 pub struct Setup {
@@ -25,6 +28,7 @@ pub struct Setup {
     environment: Vec<(String, String)>,
     /// Program and arguments that run before the sidecar in its place.
     wrapper: Vec<String>,
+    program: &'static str,
 }
 
 impl Setup {
@@ -33,7 +37,14 @@ impl Setup {
         let dir = Arc::new(tempfile::tempdir()?);
         let data = dir.path().join("data");
         std::fs::create_dir(&data)?;
-        Ok(Self { dir, data, token: TEST_TOKEN.to_owned(), environment: Vec::new(), wrapper: Vec::new() })
+        Ok(Self {
+            dir,
+            data,
+            token: TEST_TOKEN.to_owned(),
+            environment: Vec::new(),
+            wrapper: Vec::new(),
+            program: PROGRAM,
+        })
     }
 
     /// Sets a variable.
@@ -41,6 +52,13 @@ impl Setup {
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.retain(|(key, _)| key != name);
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Another build of the sidecar: its file name in the directory of the binaries.
+    #[must_use]
+    pub fn program(mut self, name: &'static str) -> Self {
+        self.program = name;
         self
     }
 
@@ -93,7 +111,7 @@ impl Setup {
 
     /// The command that would start it.
     pub fn command(&self) -> Result<Command> {
-        let program = bin("winston-sidecar")?;
+        let program = bin(self.program)?;
         let mut command = match self.wrapper.split_first() {
             Some((wrapper, arguments)) => {
                 let mut command = Command::new(wrapper);
@@ -172,6 +190,11 @@ impl Sidecar {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Its end, if it has come.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
     }
 
     /// Its data directory.
