@@ -1,6 +1,7 @@
 //! Helpers that the end-to-end tests, the demo and the benchmarks share.
 
 pub mod bench;
+pub mod chaos;
 pub mod control;
 pub mod crash;
 pub mod demo;
