@@ -2,7 +2,9 @@
 
 pub mod bench;
 pub mod canary;
+pub mod chaos;
 pub mod control;
+pub mod crash;
 pub mod demo;
 pub mod gateway;
 pub mod http;

@@ -16,6 +16,9 @@ use crate::http::{Answer, Client};
 use crate::process::{TEST_TOKEN, bin, is_root};
 use crate::wait::eventually;
 
+/// The sidecar as it is shipped.
+const PROGRAM: &str = "winston-sidecar";
+
 /// How a sidecar is started. Cloned settings with the same directory make a restart.
 #[derive(Clone)]
 pub struct Setup {
@@ -34,7 +37,7 @@ impl Setup {
         let dir = Arc::new(tempfile::tempdir()?);
         let data = dir.path().join("data");
         std::fs::create_dir(&data)?;
-        let (token, program) = (TEST_TOKEN.to_owned(), "winston-sidecar");
+        let (token, program) = (TEST_TOKEN.to_owned(), PROGRAM);
         Ok(Self { dir, data, token, program, environment: Vec::new(), wrapper: Vec::new() })
     }
 
@@ -43,6 +46,13 @@ impl Setup {
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.retain(|(key, _)| key != name);
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Another build of the sidecar: its file name in the directory of the binaries.
+    #[must_use]
+    pub fn program(mut self, name: &'static str) -> Self {
+        self.program = name;
         self
     }
 
@@ -192,6 +202,11 @@ impl Sidecar {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Its end, if it has come.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
     }
 
     /// Its data directory.

@@ -24,22 +24,21 @@ fn hash(content: &[u8]) -> [u8; 32] {
 }
 
 /// The same rows as control writes, without anything that control does for them.
-async fn plain(client: &mut tokio_postgres::Client, total: usize) -> Duration {
+async fn plain(client: &mut tokio_postgres::Client, total: usize) -> Result<Duration, tokio_postgres::Error> {
     client
         .batch_execute(
             "CREATE TABLE plain_contents (LIKE file_contents INCLUDING ALL);
              CREATE TABLE plain_snapshots (LIKE file_snapshots INCLUDING ALL);
              CREATE TABLE plain_changes (LIKE file_changes INCLUDING ALL)",
         )
-        .await
-        .unwrap();
+        .await?;
     let started = Instant::now();
     for first in (0..total).step_by(MAX_BATCH_CHANGES) {
         let seqs: Vec<i64> = (first..(first + MAX_BATCH_CHANGES).min(total)).map(|seq| seq as i64 + 1).collect();
         let contents: Vec<Vec<u8>> = seqs.iter().map(|seq| content(*seq as usize)).collect();
         let hashes: Vec<Vec<u8>> = contents.iter().map(|content| hash(content).to_vec()).collect();
         let paths: Vec<String> = seqs.iter().map(|seq| format!("workspace/{seq:05}.md")).collect();
-        let tx = client.transaction().await.unwrap();
+        let tx = client.transaction().await?;
         let tenant = "'0190a000-0000-7000-8000-0000000000aa'::uuid";
         tx.execute(
             &format!(
@@ -48,8 +47,7 @@ async fn plain(client: &mut tokio_postgres::Client, total: usize) -> Duration {
             ),
             &[&hashes, &contents],
         )
-        .await
-        .unwrap();
+        .await?;
         tx.execute(
             &format!(
                 "INSERT INTO plain_snapshots (tenant_id, epoch, seq, file_path, hash, size, source, modified_at)
@@ -58,8 +56,7 @@ async fn plain(client: &mut tokio_postgres::Client, total: usize) -> Duration {
             ),
             &[&seqs, &paths, &hashes],
         )
-        .await
-        .unwrap();
+        .await?;
         tx.execute(
             &format!(
                 "INSERT INTO plain_changes
@@ -69,11 +66,10 @@ async fn plain(client: &mut tokio_postgres::Client, total: usize) -> Duration {
             ),
             &[&seqs, &paths, &hashes],
         )
-        .await
-        .unwrap();
-        tx.commit().await.unwrap();
+        .await?;
+        tx.commit().await?;
     }
-    started.elapsed()
+    Ok(started.elapsed())
 }
 
 #[tokio::test]
@@ -118,7 +114,7 @@ async fn commits_next_to_plain_inserts() {
         let _ = sidecar.post("/api/sidecar/changes", &batch).await.expect(200);
     }
     let committed = started.elapsed();
-    let plain = plain(&mut client, total).await;
+    let plain = plain(&mut client, total).await.unwrap();
     println!(
         "{total} changes: contents uploaded one by one {uploaded:?}, committed {committed:?}; plain inserts of the same {plain:?}"
     );

@@ -18,15 +18,13 @@ use super::{Db, DbError, batch, contents, current};
 pub(crate) async fn commit(
     db: &Db,
     tenant: Uuid,
-    session: Option<Uuid>,
+    session: Uuid,
     incoming: &ChangeBatch,
 ) -> Result<Option<ChangeBatchAnswer>, DbError> {
     let mut client = db.client().await?;
     let tx = client.transaction().await?;
     // Held until the end: a session that takes over meanwhile waits, and then sees what was committed.
-    if let Some(session) = session
-        && sessions::hold(&tx, tenant, session).await? == Standing::Superseded
-    {
+    if sessions::hold(&tx, tenant, session).await? == Standing::Superseded {
         return Ok(None);
     }
     run(

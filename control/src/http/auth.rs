@@ -59,13 +59,9 @@ fn named_actor(request: &Request) -> Result<Option<String>, Problem> {
         })
 }
 
-/// Whether a call of a sidecar must say which process it comes from. False only until every sidecar that speaks this
-/// protocol does so; a call without the header is then served whichever process it is from.
-const SESSION_REQUIRED: bool = true;
-
-/// The sidecar process that a call comes from; none for a check-in, whose body says it.
+/// The sidecar process that a call comes from. A check-in says it in its body.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Session(pub(super) Option<Uuid>);
+pub(super) struct Session(pub(super) Uuid);
 
 /// 409 for a sidecar process that another one has taken over from.
 pub(super) fn superseded() -> Problem {
@@ -76,15 +72,12 @@ pub(super) fn superseded() -> Problem {
     )
 }
 
-fn session(request: &Request) -> Result<Option<Uuid>, Problem> {
+fn session(request: &Request) -> Result<Uuid, Problem> {
     let mut values = request.headers().get_all(SESSION_HEADER).iter();
     let bad = || Problem::bad("bad_session", format!("The header {SESSION_HEADER} must be one UUID"));
     match (values.next(), values.next()) {
-        (None, _) if SESSION_REQUIRED => {
-            Err(Problem::bad("missing_session", format!("The header {SESSION_HEADER} is required")))
-        }
-        (None, _) => Ok(None),
-        (Some(value), None) => value.to_str().ok().and_then(|text| text.parse().ok()).map(Some).ok_or_else(bad),
+        (None, _) => Err(Problem::bad("missing_session", format!("The header {SESSION_HEADER} is required"))),
+        (Some(value), None) => value.to_str().ok().and_then(|text| text.parse().ok()).ok_or_else(bad),
         (Some(_), Some(_)) => Err(bad()),
     }
 }
@@ -99,9 +92,7 @@ pub(super) async fn sidecars(State(app): State<App>, mut request: Request, next:
 pub(super) async fn sessions(State(app): State<App>, mut request: Request, next: Next) -> Result<Response, Problem> {
     let identity = identify(&app, &mut request).await?;
     let session = session(&request)?;
-    if let Some(session) = session
-        && sessions::standing(&app.db.client().await?, identity.tenant, session).await? == Standing::Superseded
-    {
+    if sessions::standing(&app.db.client().await?, identity.tenant, session).await? == Standing::Superseded {
         sessions::insisted(&app.db, identity.tenant, session).await?;
         return Err(superseded());
     }

@@ -11,9 +11,13 @@ use hyper_util::client::legacy::Client as HyperClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
+use winston_wire::SESSION_HEADER;
 
 /// Longest call; a long poll waits up to 55 s.
 const LIMIT: Duration = Duration::from_secs(90);
+
+/// The session of tests that play a sidecar.
+pub(super) const TEST_SESSION: &str = "0190b3a0-0000-7000-8000-000000000001";
 
 /// Calls one server, with one bearer token or none.
 #[derive(Debug, Clone)]
@@ -110,6 +114,10 @@ impl Client {
         let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        // What calls like a sidecar has a process to name, unless the test names one.
+        if path.starts_with("/api/sidecar/") && !headers.iter().any(|(name, _)| *name == SESSION_HEADER) {
+            request = request.header(SESSION_HEADER, TEST_SESSION);
         }
         for (name, value) in headers {
             request = request.header(*name, *value);

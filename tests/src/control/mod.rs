@@ -51,18 +51,39 @@ impl Control {
     ///
     /// When it does not answer in time.
     pub async fn start_again(&mut self) {
+        if let Err(status) = self.launch().await {
+            panic!("control ended at once ({status}): {}", self.log());
+        }
+    }
+
+    /// Like [`Self::start_again`], as a supervisor does it: a control that ends by itself is started once more. Right after a database was
+    /// killed its last processes can still be there, and then a start fails. How many starts it took.
+    ///
+    /// # Panics
+    ///
+    /// When it does not stay within a minute.
+    pub async fn start_until_it_stays(&mut self) -> u64 {
+        let mut starts = 0;
+        until("a control that stays", async || {
+            starts += 1;
+            self.launch().await.ok()
+        })
+        .await;
+        starts
+    }
+
+    async fn launch(&mut self) -> Result<(), ExitStatus> {
         let address = self.data_dir().join("address");
         let _ = fs::remove_file(&address);
         self.child = Some(self.command().spawn().expect("winston-control starts"));
         until("the address of control", async || {
-            if let Some(child) = &mut self.child
-                && let Ok(Some(status)) = child.try_wait()
-            {
-                panic!("control ended at once ({status}): {}", self.log());
+            let ended = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
+            if let Some(status) = ended {
+                return Some(Err(status));
             }
-            address.exists().then_some(())
+            address.exists().then_some(Ok(()))
         })
-        .await;
+        .await
     }
 
     /// The command that starts it, with the output going to the log.

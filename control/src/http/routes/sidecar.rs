@@ -208,9 +208,7 @@ pub(in super::super) async fn desired(
                 return Err(Problem::unauthorized("The sidecar token is not valid any more"));
             }
             // Somebody may have taken over while this waited.
-            if let Some(session) = session.filter(|_| !first)
-                && sessions::standing(&client, identity.tenant, session).await? == Standing::Superseded
-            {
+            if !first && sessions::standing(&client, identity.tenant, session).await? == Standing::Superseded {
                 return Err(superseded());
             }
             desired::since(&client, identity.tenant, args.generation).await?
