@@ -263,10 +263,24 @@ impl Sidecar {
         Ok(changes)
     }
 
-    /// The recorded changes of one path as `source action`, oldest first.
+    /// The recorded changes of one path, as far as they are still on the volume, as `source action`, oldest first.
     pub fn history(&self, path: &str) -> Result<Vec<String>> {
         let word = |change: &Value, key: &str| change[key].as_str().unwrap_or("?").to_owned();
-        let changes = self.changes()?.into_iter().filter(|change| change["path"] == path);
+        let (mut changes, mut after) = (Vec::new(), 0);
+        loop {
+            let answer = self.get(&format!("/changes?after={after}&limit=1000"))?;
+            if answer.status == 410 {
+                after = answer.json()?["first_seq"].as_u64().context("first_seq")? - 1;
+                continue;
+            }
+            let page = answer.expect(200)?.json()?;
+            changes.extend(page["changes"].as_array().cloned().context("changes")?);
+            if page["next"] == page["head"] {
+                break;
+            }
+            after = page["next"].as_u64().context("next")?;
+        }
+        let changes = changes.into_iter().filter(|change| change["path"] == path);
         Ok(changes.map(|change| format!("{} {}", word(&change, "source"), word(&change, "action"))).collect())
     }
 

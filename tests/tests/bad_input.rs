@@ -122,7 +122,7 @@ fn routes_and_methods_that_do_not_exist() -> Result<()> {
     assert_json_error(&sidecar.get("/")?, 404, "no_route", "root")?;
     for (method, target, allow) in [
         ("GET", "/batch", "POST"),
-        ("PATCH", "/files/a.md", "GET, HEAD, PUT, DELETE, POST"),
+        ("BREW", "/files/a.md", "GET, HEAD, PUT, PATCH, DELETE, POST"),
         ("PUT", "/files", "GET, HEAD"),
         ("DELETE", "/health", "GET, HEAD"),
         ("GET", "/gateway/restart", "POST"),

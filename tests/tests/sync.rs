@@ -10,6 +10,7 @@ use winston_tests::http::Client;
 use winston_tests::sidecar::Sidecar;
 use winston_tests::tenant::{Tenant, block_on, hash};
 use winston_tests::wait::eventually;
+use winston_wire::SESSION_HEADER;
 
 /// The changes of one path.
 fn of<'a>(changes: &'a [Value], path: &str) -> Vec<&'a Value> {
@@ -254,7 +255,8 @@ fn two_tenants_do_not_see_each_other() -> Result<()> {
     assert_eq!(stranger.status, 401);
     let content = format!("/api/sidecar/contents/{}", hash("one"));
     for (token, status) in [(&one.token, 200), (&two.token, 404)] {
-        assert_eq!(Client::new(one.control_address(), token).call("GET", &content, &[], b"")?.status, status);
+        let session = [(SESSION_HEADER, "0190b3a0-0000-7000-8000-000000000002")];
+        assert_eq!(Client::new(one.control_address(), token).call("GET", &content, &session, b"")?.status, status);
     }
     Ok(())
 }

@@ -22,6 +22,10 @@ use winston_wire::ContentHash;
 use self::postmaster::Postmaster;
 use crate::data_dir::private_dir;
 
+/// How long a cluster that does not start is tried again, and the pause before each further try.
+const START_PATIENCE: Duration = Duration::from_secs(15);
+const START_PAUSE: Duration = Duration::from_millis(500);
+
 /// Longest path of a Unix socket that every libc accepts, with its NUL.
 const MAX_SOCKET_PATH: usize = 108;
 /// Name of the socket, and of the lock beside it, in the socket directory.
@@ -113,18 +117,27 @@ impl Cluster {
             .with_context(|| format!("cannot take the postmaster.pid of {}", data.display()))?;
         settings::write(&self.settings, &data, &self.socket_dir)?;
         tracing::info!(path = %self.home.display(), "starting the private database");
-        let mut command = self.command("pg_ctl");
-        command
-            .args(["start", "--wait", "--silent", "--timeout", CTL_SECONDS])
-            .arg("--options")
-            .arg(settings::option(&self.settings))
-            .arg("--pgdata")
-            .arg(&data)
-            .arg("--log")
-            .arg(self.home.join("log"));
-        run(command, CTL_LIMIT).await.with_context(|| {
-            format!("the private database does not start; its log is {}", self.home.join("log").display())
-        })
+        let give_up = tokio::time::Instant::now() + START_PATIENCE;
+        loop {
+            let mut command = self.command("pg_ctl");
+            command
+                .args(["start", "--wait", "--silent", "--timeout", CTL_SECONDS])
+                .arg("--options")
+                .arg(settings::option(&self.settings))
+                .arg("--pgdata")
+                .arg(&data)
+                .arg("--log")
+                .arg(self.home.join("log"));
+            let started = run(command, CTL_LIMIT).await;
+            // What a killed postmaster leaves ends by itself within seconds, and until then no new one can start.
+            if started.is_ok() || tokio::time::Instant::now() >= give_up {
+                return started.with_context(|| {
+                    format!("the private database does not start; its log is {}", self.home.join("log").display())
+                });
+            }
+            tracing::warn!(path = %self.home.display(), "the private database does not start yet; trying again");
+            tokio::time::sleep(START_PAUSE).await;
+        }
     }
 
     fn running(&self) -> anyhow::Result<Option<Postmaster>> {

@@ -130,8 +130,14 @@ impl Staging {
 
     /// Gives a staged file the owner and mode of the one that it replaces, durably.
     pub(super) fn adopt(&self, id: &str, ownership: &Ownership) -> Result<(), FsError> {
-        let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let file = File::from(rustix::fs::openat(&self.dir, id, flags, Mode::empty())?);
+        let stat = Stat::of(&file)?;
+        // Only what we have made ourselves is given away. A swap could have left somebody else's file under this name.
+        let makers = [Some(rustix::process::geteuid().as_raw()), ownership.owner.map(|(uid, _)| uid)];
+        if stat.links != 1 || !makers.contains(&Some(stat.uid)) {
+            return Err(FsError::Escape);
+        }
         own(&file, ownership)?;
         Ok(file.sync_all()?)
     }

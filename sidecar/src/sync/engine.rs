@@ -134,7 +134,9 @@ impl Engine {
         let mut gateway = self.gateway.subscribe();
         let mut backoff = Backoff::default();
         loop {
-            let pause = match self.check_in().await {
+            let checked_in = self.check_in().await;
+            let answered = checked_in.is_ok();
+            let pause = match checked_in {
                 Ok(heartbeat) => {
                     backoff.reset();
                     heartbeat
@@ -142,12 +144,13 @@ impl Engine {
                 Err(error) => self.failed(&error, &mut backoff),
             };
             tokio::time::sleep(REPORT_PAUSE.min(pause)).await;
-            let served = !self.is_superseded();
+            // Control may have asked for a longer pause; news do not shorten it.
+            let welcome = answered && !self.is_superseded();
             tokio::select! {
                 () = tokio::time::sleep(pause.saturating_sub(REPORT_PAUSE)) => {}
                 // A supervisor that has ended says nothing new; then only the clock counts.
-                Ok(()) = gateway.changed(), if served => {}
-                () = self.report_now.notified(), if served => {}
+                Ok(()) = gateway.changed(), if welcome => {}
+                () = self.report_now.notified(), if welcome => {}
             }
         }
     }

@@ -116,7 +116,9 @@ impl Thread {
     }
 
     /// Gives the files back unless they are all that there were; then they are withheld.
-    pub(super) fn unless_emptied(&mut self, gone: Vec<TenantPath>) -> Option<Vec<TenantPath>> {
+    pub(super) fn unless_emptied(&mut self, mut gone: Vec<TenantPath>) -> Option<Vec<TenantPath>> {
+        // Some may have been deleted through the API while they waited; they are no part of what there was.
+        gone.retain(|path| self.edits.index().version(path.as_str()).is_some());
         if gone.len() < FEWEST || self.withheld.is_some() {
             return Some(gone);
         }

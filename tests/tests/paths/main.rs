@@ -30,6 +30,8 @@ pub(crate) enum Want {
     Existing(&'static str),
     /// A directory of the layout, or the root.
     Directory,
+    /// The data directory itself.
+    Root,
     /// It has a `..`.
     Climbs,
     /// Not UTF-8, or a NUL.
@@ -61,7 +63,8 @@ fn answers(want: &Want) -> [(u16, &'static str); 4] {
     match want {
         Want::New(_) | Want::Named(_) => [(404, "not_found"), (200, ""), (200, ""), (404, "not_found")],
         Want::Existing(_) => [(200, ""), (200, ""), (200, ""), (409, "not_a_directory")],
-        Want::Directory => [(409, "is_directory"), (409, "is_directory"), (409, "is_directory"), (200, "")],
+        Want::Root => [(409, "is_directory"), (409, "is_directory"), (403, "protected_path"), (200, "")],
+        Want::Directory => [(409, "is_directory"), (409, "is_directory"), (409, "directory_not_empty"), (200, "")],
         Want::Climbs => [(403, "access_denied"); 4],
         Want::Bad => [(400, "bad_path"), (400, "bad_path"), (400, "bad_path"), (400, "bad_path bad_query")],
         Want::Long => [(400, "path_too_long"); 4],

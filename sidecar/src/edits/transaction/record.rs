@@ -131,7 +131,8 @@ impl Edits {
             (false, false) => return Ok(()),
         }
         match self.root.stat(to)? {
-            Some(stat) if stat.size == size => {
+            // What has a hash is read once more: the agent may have written there since, and the same size would not show it.
+            Some(stat) if hash.is_none() && stat.size == size => {
                 pending.seen(to, Version { hash, source: author.source }, stat, now_ns());
             }
             _ => self.unseen(to, hash, author, pending),
