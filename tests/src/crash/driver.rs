@@ -119,7 +119,7 @@ fn probe(stage: &Stage, report: &mut Report) -> Result<Vec<Kind>> {
     let mut kinds = Vec::new();
     for (kind, name, _, everywhere) in KINDS {
         let log = Log::default();
-        let mut caller = Caller { client: &client, log: &log, rng: Rng::new(0), home: "workspace/probe".to_owned() };
+        let mut caller = Caller { client: &client, log: &log, rng: Rng::new(0), home: format!("workspace/{name}") };
         caller.request(*kind);
         let works = *everywhere || log.ops().last().is_some_and(|op| matches!(op.outcome, Outcome::Done(_)));
         if works {

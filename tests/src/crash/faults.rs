@@ -92,6 +92,11 @@ fn names_in(source: &str) -> Vec<String> {
     rests.filter_map(|rest| Some(rest.trim_start().strip_prefix('"')?.split_once('"')?.0.to_owned())).collect()
 }
 
+/// Places that this machine does not lead to: over the journal's cap and after a write that failed (both in `tests/journal_recovery.rs`), and
+/// where a push is merged with an edit.
+const ELSEWHERE: &[&str] =
+    &["compact-renamed", "compact-sync", "compact-written", "journal-dir-sync", "journal-mend", "merge-remembered"];
+
 /// How often the sidecar died at each failpoint.
 #[derive(Debug, Default)]
 pub(super) struct Hits(pub(super) BTreeMap<String, u64>);
@@ -108,10 +113,11 @@ impl Hits {
         *self.0.entry(name.to_owned()).or_default() += 1;
     }
 
-    /// Names at which it never died.
+    /// Names at which it should have died and never did.
     #[must_use]
     pub(super) fn never(&self) -> Vec<&str> {
-        self.0.iter().filter(|(_, hits)| **hits == 0).map(|(name, _)| name.as_str()).collect()
+        let missed = self.0.iter().filter(|(name, hits)| **hits == 0 && !ELSEWHERE.contains(&name.as_str()));
+        missed.map(|(name, _)| name.as_str()).collect()
     }
 }
 

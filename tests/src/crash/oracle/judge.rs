@@ -62,7 +62,7 @@ impl<'a> Judge<'a> {
                 self.find(Kind::Torn, format!("{path}: the content of record {seq} has another hash"));
             }
             let from = record.previous_path.as_deref();
-            let before = newest.get(from.unwrap_or(path)).copied().flatten();
+            let before = newest.get(path.as_str()).copied().flatten();
             if before != record.previous_hash.as_deref() {
                 let said = &record.previous_hash;
                 self.find(
@@ -71,7 +71,11 @@ impl<'a> Judge<'a> {
                 );
             }
             if let Some(from) = from {
-                newest.insert(from, None);
+                let moved = newest.insert(from, None).flatten();
+                if moved != record.hash.as_deref() {
+                    let said = &record.hash;
+                    self.find(Kind::Differs, format!("{path}: record {seq} moves {said:?}, at {from} was {moved:?}"));
+                }
             }
             newest.insert(path, record.hash.as_deref());
             let content = record.hash.is_some().then(|| record.content.as_deref().unwrap_or_default());
