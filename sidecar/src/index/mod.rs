@@ -2,7 +2,7 @@
 //! version was seen. A file whose tuple still matches need not be read again.
 //!
 //! The index is exactly what the journal's records amount to, so its digest ([`Index::manifest`]) can be compared with control's. It is written to
-//! disk now and then ([`file`]) and brought up to date from the journal at the next start.
+//! disk now and then ([`mod@file`]) and brought up to date from the journal at the next start.
 
 mod entry;
 mod file;

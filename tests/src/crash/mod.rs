@@ -1,7 +1,7 @@
 //! The crash machine: callers, an agent and pushes work on one tenant while sidecar, control and database are killed; then an oracle that knows
 //! everything that was done looks at what is left.
 //!
-//! [`oracle`] is pure and has the promises; [`driver`] makes the rounds; the others are what its rounds are made of.
+//! [`oracle`] is pure and has the promises; `driver` makes the rounds; the others are what its rounds are made of.
 
 mod agent;
 mod callers;
