@@ -100,6 +100,29 @@ fn every_format_holds_the_same_tree() -> Result<()> {
     Ok(())
 }
 
+/// Also the only test of zstd on the way in.
+#[test]
+fn a_download_can_be_laid_out_again() -> Result<()> {
+    let (_setup, sidecar) = tenant()?;
+    std::fs::remove_file(sidecar.data().join("workspace/large.bin"))?; // Over the limit of one file.
+    for (format, target) in [("tar", "one"), ("tar.gz", "two"), ("tar.zst", "three")] {
+        let archive = sidecar.get(&format!("/archive/workspace?format={format}"))?.expect(200)?;
+        let laid_out = sidecar.call("PUT", &format!("/archive/copies/{target}"), &[], &archive.body)?.expect(200)?;
+        assert_eq!(laid_out.json()?["files"], 4, "{format}: {}", laid_out.text());
+        let again = sidecar.get(&format!("/archive/copies/{target}"))?.expect(200)?;
+        let (before, after) = (sidecar.get("/archive/workspace")?.expect(200)?, again);
+        let tree = |archive: &[u8]| -> Result<(Vec<String>, Files)> {
+            let (mut paths, mut files) = unpack(archive)?;
+            paths.retain(|path| path != NOTES);
+            files.remove(NOTES);
+            Ok((paths, files))
+        };
+        assert_eq!(tree(&before.body)?, tree(&after.body)?, "{format}");
+        assert!(!sidecar.data().join("copies").join(target).join(NOTES).exists());
+    }
+    Ok(())
+}
+
 #[test]
 fn secrets_stay_and_untracked_files_come_only_when_asked_for() -> Result<()> {
     let (_setup, sidecar) = tenant()?;

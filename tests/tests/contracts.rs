@@ -507,6 +507,41 @@ fn both_contracts_show_one_store_and_one_history() -> Result<()> {
     Ok(())
 }
 
+/// Old clients know three words; a rename has a fourth, and one number.
+#[test]
+fn a_rename_is_two_changes_to_old_clients() -> Result<()> {
+    let sidecar = tenant()?;
+    sidecar.put(".openclaw/skills/one.md", "x")?.expect(200)?;
+    let to = json!({"to": ".openclaw/skills/two.md"}).to_string();
+    let moved = sidecar.call(
+        "POST",
+        "/files/.openclaw/skills/one.md?op=move",
+        &[("Content-Type", "application/json")],
+        to.as_bytes(),
+    )?;
+    let seq = moved.expect(200)?.json()?["seq"].clone();
+
+    let told = |target: &str, path: &str| -> Result<Vec<Value>> {
+        let changes = sidecar.get(target)?.expect(200)?.json()?["changes"].take();
+        let changes = changes.as_array().cloned().context("changes")?;
+        Ok(changes.into_iter().map(|change| json!([change[path], change["action"]])).collect())
+    };
+    let v1 = told("/changes?limit=2", "path")?;
+    assert!(v1.contains(&json!([".openclaw/skills/two.md", "create"])), "{v1:?}");
+    assert!(v1.contains(&json!([".openclaw/skills/one.md", "delete"])), "{v1:?}");
+    let v2 = told("/winston/changes", "file")?;
+    assert_eq!(v2[v2.len() - 2..].iter().filter(|change| change[0] == "skills/two.md").count(), 1, "{v2:?}");
+    assert!(v2.contains(&json!(["skills/two.md", "created"])), "{v2:?}");
+    assert!(v2.contains(&json!(["skills/one.md", "deleted"])), "{v2:?}");
+
+    let after = seq.as_u64().context("seq")? - 1;
+    let page = sidecar.get(&format!("/changes?after={after}&limit=9"))?.expect(200)?.json()?;
+    let change = &page["changes"][0];
+    let found = [&change["seq"], &change["action"], &change["path"], &change["previous_path"]];
+    assert_eq!(json!(found), json!([seq, "rename", ".openclaw/skills/two.md", ".openclaw/skills/one.md"]));
+    Ok(())
+}
+
 #[test]
 fn a_workspace_inside_the_state_directory_has_the_same_names() -> Result<()> {
     let setup = Setup::new()?;

@@ -4,6 +4,7 @@ use std::io::{self, BufRead, BufReader, Read};
 
 use tar::EntryType;
 
+use super::super::pack::NOTES;
 use super::vet::{Kind, MAX_ENTRIES, Refused, Taken, Vetting};
 
 /// Largest window of a zstd frame, as a power of two: 8 MiB, what every decoder has to support.
@@ -74,6 +75,10 @@ pub(in super::super) fn each_entry<E: From<Refused>>(
             _ => Kind::Other("an entry of an unknown kind"),
         };
         let name = long_name.take().unwrap_or_else(|| entry.header().path_bytes().into_owned());
+        // What a download noted about itself is no file of the tree.
+        if name.strip_prefix(b"./").unwrap_or(&name) == NOTES.as_bytes() {
+            continue;
+        }
         // What tar was before there was a kind for directories.
         let kind = if kind == Kind::File && name.ends_with(b"/") { Kind::Directory } else { kind };
         match vetting.entry(&name, kind)? {
