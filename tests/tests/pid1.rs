@@ -15,9 +15,6 @@ use winston_tests::process::{Entrypoint, Mode, bin, is_root, namespaces, skip};
 /// only between commands. The sleeper's output is closed: it must not look like a survivor.
 const FOREVER: &str = "sleep 1000 >&- 2>&- &\necho ready\nwhile :; do wait; done";
 
-/// The same for signals that must not be missed: a shell that gets one just before it waits only sees it when the wait is over.
-const AWAKE: &str = "echo ready\nwhile :; do sleep 1 >&- 2>&- & wait $!; done";
-
 /// Runs a test in both modes, or says why one is impossible.
 fn in_both_modes(test: &str, body: impl Fn(Mode) -> Result<()>) -> Result<()> {
     body(Mode::Subreaper).context("as a subreaper")?;
@@ -66,7 +63,7 @@ fn a_real_time_signal_ends_it_too() -> Result<()> {
 fn signals_are_forwarded() -> Result<()> {
     in_both_modes("signals_are_forwarded", |mode| {
         let script = format!(
-            "for s in HUP QUIT USR2 INT; do trap \"echo got $s\" $s; done\ntrap 'echo got TERM; exit 3' TERM\n{AWAKE}"
+            "for s in HUP QUIT USR2 INT; do trap \"echo got $s\" $s; done\ntrap 'echo got TERM; exit 3' TERM\n{FOREVER}"
         );
         for signal in ["HUP", "QUIT", "USR2", "INT"] {
             let mut entrypoint = Entrypoint::new(mode, &script)?.start()?;

@@ -36,8 +36,8 @@ fn ended(commit: ScopedJoinHandle<'_, Result<(), JournalError>>) -> Result<(), J
 }
 
 impl Edits {
-    /// Compares paths with the index and records what the agent did. `moves` are renames to be proven; what they do not prove is recorded as
-    /// a file that is gone and another that is new. Blocking.
+    /// Compares paths with the index and records what the agent did. `moves` are renames to be proven; where one is not, the new
+    /// file is recorded and the old name is unfinished. Blocking.
     pub(crate) fn absorb(&self, paths: &[TenantPath], moves: &[Move]) -> Result<Unfinished, JournalError> {
         self.settled()?;
         let ends = moves.iter().flat_map(|Move { from, to }| [from, to]);
@@ -46,9 +46,10 @@ impl Edits {
         let mut unfinished = Unfinished::default();
         for Move { from, to } in moves {
             if !self.absorb_move(from, to, &mut pending) {
-                // The new file first: a reader of the journal sees the content under some name at any time.
                 self.absorb_path(to, &mut pending, &mut unfinished);
-                self.absorb_path(from, &mut pending, &mut unfinished);
+                // The old name may be back, or gone for another reason: whoever watches decides when it counts as gone. Looked at here it
+                // could stand in the batch twice.
+                unfinished.unstable.push(from.clone());
             }
             if pending.is_large() {
                 self.commit(std::mem::take(&mut pending))?;
