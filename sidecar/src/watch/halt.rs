@@ -31,6 +31,8 @@ const MARK: &str = "halted";
 /// Files that are gone and not recorded as deleted.
 pub(super) struct Withheld {
     paths: BTreeSet<TenantPath>,
+    /// What is held back is known. Not yet in a process that began halted, until its first listing is done.
+    is_listed: bool,
     /// When one of them last was there again with its recorded content.
     returned: Option<Instant>,
 }
@@ -84,13 +86,13 @@ impl Thread {
             .internal_dir(".winston")
             .is_ok_and(|dir| rustix::fs::statat(&dir, MARK, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).is_ok());
         if marked {
-            self.withheld = Some(Withheld { paths: BTreeSet::new(), returned: None });
+            self.withheld = Some(Withheld { paths: BTreeSet::new(), is_listed: false, returned: None });
         }
     }
 
     /// A listing did not show these recorded files.
     pub(super) fn missed(&mut self, gone: Vec<TenantPath>, whole_tree: bool) {
-        if whole_tree && self.withheld.as_ref().is_some_and(|withheld| withheld.paths.is_empty()) {
+        if whole_tree && self.withheld.as_ref().is_some_and(|withheld| !withheld.is_listed) {
             // The first listing of a process that began halted.
             return self.withhold_all(gone);
         }
@@ -141,7 +143,7 @@ impl Thread {
             files = gone.len(),
             "every file with a history is gone at once; no deletion is recorded until they are back or POST /watch/accept"
         );
-        self.withheld = Some(Withheld { paths: gone.into_iter().collect(), returned: None });
+        self.withheld = Some(Withheld { paths: gone.into_iter().collect(), is_listed: true, returned: None });
         self.tell_halt();
         let dir = self.edits.root().internal_dir(".winston");
         let marked = dir.map_err(std::io::Error::other).and_then(|dir| replace_file(&dir, MARK, b""));
@@ -160,7 +162,7 @@ impl Thread {
 
     /// They have been compared: those that are there are not withheld any more.
     pub(super) fn note_returned(&mut self, before: BTreeMap<TenantPath, Option<ContentHash>>) {
-        let Some(withheld) = &mut self.withheld else { return };
+        let Some(withheld) = self.withheld.as_mut().filter(|withheld| withheld.is_listed) else { return };
         for (path, hash) in before {
             if !matches!(self.edits.root().stat(&path), Ok(Some(_))) {
                 continue;
@@ -171,6 +173,9 @@ impl Thread {
                 withheld.returned = Some(Instant::now());
             }
         }
+        // What the API has deleted meanwhile is nobody's to hold back.
+        let index = self.edits.index();
+        withheld.paths.retain(|path| index.version(path.as_str()).is_some());
         let over = withheld.paths.is_empty();
         self.tell_halt();
         if over {
