@@ -29,6 +29,9 @@ pub(super) struct Applied {
     /// it were control's own.
     #[serde(default)]
     pub(super) merged: BTreeMap<String, Merged>,
+    /// Merged versions that are about to be written, or have just been. Until that is known, the one on disk may be this or the one in `merged`.
+    #[serde(default)]
+    pub(super) merging: BTreeMap<String, Merged>,
 }
 
 /// A push that was merged with a local edit.
@@ -74,6 +77,20 @@ impl Applied {
     /// Writes the file, on disk before the call returns.
     pub(super) fn save(&self, dir: &OwnedFd) -> io::Result<()> {
         replace_file(dir, FILE, &serde_json::to_vec(self)?)
+    }
+
+    /// The merge that made this version of a path, if one did.
+    pub(super) fn merge_of(&self, path: &str, hash: ContentHash) -> Option<Merged> {
+        [&self.merging, &self.merged]
+            .into_iter()
+            .find_map(|known| known.get(path).filter(|merged| merged.hash == hash))
+            .copied()
+    }
+
+    /// Something else than a merge is at this path now.
+    pub(super) fn forget_merges(&mut self, path: &str) {
+        self.merged.remove(path);
+        self.merging.remove(path);
     }
 
     /// The conflicts as others are told of them.

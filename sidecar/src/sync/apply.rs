@@ -129,7 +129,7 @@ impl Round<'_> {
             Look::Absent => Local::Absent,
             Look::Opaque => Local::Opaque,
             Look::File { hash, source } => {
-                let merged = applied.merged.get(&file.path).is_some_and(|merged| merged.hash == hash);
+                let merged = applied.merge_of(&file.path, hash).is_some();
                 Local::File { hash, untouched: source == Some(Source::System) && !merged }
             }
         };
@@ -154,17 +154,25 @@ impl Round<'_> {
             // Also when it is in place: then it has to be made durable.
             (Decision::InPlace | Decision::TakeDesired, _) => {
                 self.write(push, push.content.clone(), over).await?;
-                applied.merged.remove(&file.path);
+                applied.forget_merges(&file.path);
                 Ok(Outcome::Done)
             }
             (Decision::TakeMerged(hash), Some(content)) => {
-                // Before the file: a merged version must never look like one of control's.
+                // Before the file: a merged version must never look like one of control's. Beside an earlier one, which is on disk until then.
                 if let (Some(pushed), Base::Hash(base)) = (file.hash, file.base) {
-                    applied.merged.insert(file.path.clone(), Merged { hash, pushed, base });
+                    if let Local::File { hash: there, .. } = local
+                        && let Some(known) = applied.merge_of(&file.path, there)
+                    {
+                        applied.merged.insert(file.path.clone(), known);
+                    }
+                    applied.merging.insert(file.path.clone(), Merged { hash, pushed, base });
                     applied.save(self.internal).map_err(ApplyError::Memory)?;
                 }
                 failpoint::here("merge-remembered");
                 self.write(push, Some(content.into()), over).await?;
+                if let Some(merged) = applied.merging.remove(&file.path) {
+                    applied.merged.insert(file.path.clone(), merged);
+                }
                 tracing::info!(path = file.path, generation = file.generation, "a push was merged with a local edit");
                 Ok(Outcome::Done)
             }
@@ -181,12 +189,11 @@ impl Round<'_> {
 
     /// The push of this path that reached the disk last, as [`merge_base`] wants it.
     fn earlier(&self, path: &str, applied: &Applied) -> Option<(ContentHash, ContentHash)> {
-        let merged = applied.merged.get(path);
         let recorded = self.edits.journal().ledger().last_push(path)?;
-        match merged {
+        match recorded.hash.and_then(|hash| applied.merge_of(path, hash)) {
             // The record of a merge tells what came out, not what was pushed.
-            Some(merged) if recorded.hash == Some(merged.hash) => Some((merged.base, merged.pushed)),
-            _ => recorded.previous_hash.zip(recorded.hash),
+            Some(merged) => Some((merged.base, merged.pushed)),
+            None => recorded.previous_hash.zip(recorded.hash),
         }
     }
 

@@ -123,10 +123,13 @@ impl Engine {
         let work = move || -> Result<Option<ContentHash>, EditError> {
             let Ok(path) = TenantPath::parse(&named) else { return Ok(None) };
             if resolution == Resolution::Ours {
-                return Ok(match edits.look(&path) {
+                let current = match edits.look(&path) {
                     Ok(Look::File { hash, .. }) => Some(hash),
                     _ => None,
-                });
+                };
+                // Whoever names the version that they looked at keeps that one and no other.
+                let is_meant = wanted.local_hash.is_none() || wanted.local_hash == current;
+                return if is_meant { Ok(current) } else { Err(EditError::PreconditionFailed { current }) };
             }
             let hash = content.as_deref().map(hash_of);
             let done = match (&content, over) {
@@ -143,7 +146,7 @@ impl Engine {
         let hash = tokio::task::spawn_blocking(work).await.map_err(|_| ResolveError::ShuttingDown)??;
         let mut after = applied.clone();
         after.conflicts.remove(position);
-        after.merged.remove(path);
+        after.forget_merges(path);
         after.save(&self.internal).map_err(ResolveError::Memory)?;
         self.status.set_applied(after.generation, after.told());
         *applied = after;

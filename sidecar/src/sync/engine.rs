@@ -328,7 +328,7 @@ impl Engine {
             *applied = after;
         } else {
             // What was merged stays known; the rest of the round starts over.
-            applied.merged = after.merged;
+            (applied.merged, applied.merging) = (after.merged, after.merging);
         }
         drop(applied);
         done?;
