@@ -105,6 +105,11 @@ fn every_format_holds_the_same_tree() -> Result<()> {
 fn a_download_can_be_laid_out_again() -> Result<()> {
     let (_setup, sidecar) = tenant()?;
     std::fs::remove_file(sidecar.data().join("workspace/large.bin"))?; // Over the limit of one file.
+    // A file of that name is the tenant's.
+    sidecar.agent_writes("notes/.winston-archive.json", "mine")?;
+    let archive = sidecar.get("/archive/notes")?.expect(200)?;
+    sidecar.call("PUT", "/archive/copies/notes", &[], &archive.body)?.expect(200)?;
+    assert_eq!(std::fs::read(sidecar.data().join("copies/notes").join(NOTES))?, b"mine");
     for (format, target) in [("tar", "one"), ("tar.gz", "two"), ("tar.zst", "three")] {
         let archive = sidecar.get(&format!("/archive/workspace?format={format}"))?.expect(200)?;
         let laid_out = sidecar.call("PUT", &format!("/archive/copies/{target}"), &[], &archive.body)?.expect(200)?;

@@ -15,6 +15,9 @@ use crate::fs::{Class, EntryKind, Found, FsError, MAX_LEVELS, Stat, TenantPath, 
 /// Name of the entry with the notes.
 pub(super) const NOTES: &str = ".winston-archive.json";
 
+/// Owner's name in the header of that entry, which tells it from a tenant's file of that name.
+pub(super) const NOTES_OWNER: &str = "winston-archive-notes";
+
 /// Notes that are listed; the rest is counted.
 const MOST_NOTES: usize = 1000;
 
@@ -167,6 +170,7 @@ impl<W: Write> Packer<'_, W> {
             let mut header = Header::new_gnu();
             header.set_size(text.len() as u64);
             header.set_mode(0o644);
+            header.set_username(NOTES_OWNER)?;
             self.tar.append_data(&mut header, NOTES, text.as_slice())?;
         }
         self.tar.into_inner()

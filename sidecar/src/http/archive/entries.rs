@@ -4,7 +4,7 @@ use std::io::{self, BufRead, BufReader, Read};
 
 use tar::EntryType;
 
-use super::super::pack::NOTES;
+use super::super::pack::{NOTES, NOTES_OWNER};
 use super::vet::{Kind, MAX_ENTRIES, Refused, Taken, Vetting};
 
 /// Largest window of a zstd frame, as a power of two: 8 MiB, what every decoder has to support.
@@ -76,7 +76,7 @@ pub(in super::super) fn each_entry<E: From<Refused>>(
         };
         let name = long_name.take().unwrap_or_else(|| entry.header().path_bytes().into_owned());
         // What a download noted about itself is no file of the tree.
-        if name.strip_prefix(b"./").unwrap_or(&name) == NOTES.as_bytes() {
+        if name == NOTES.as_bytes() && entry.header().username_bytes() == Some(NOTES_OWNER.as_bytes()) {
             continue;
         }
         // What tar was before there was a kind for directories.
