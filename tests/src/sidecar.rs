@@ -154,8 +154,15 @@ impl Setup {
         let mut sidecar = Sidecar { setup: self.clone(), child, log, address: None };
         let address = eventually("the sidecar listens", || sidecar.find_address())?;
         sidecar.address = Some(address);
-        sidecar.wait_for_log("watching")?;
-        Ok(sidecar)
+        let ended = eventually("the sidecar has listed its directory", || {
+            let ended = sidecar.ended()?;
+            let is_watching = sidecar.log_lines().any(|line| line["message"] == "watching");
+            Ok((is_watching || ended.is_some()).then_some(ended))
+        })?;
+        match ended {
+            Some(status) => bail!("the sidecar ended during its start: {status}"),
+            None => Ok(sidecar),
+        }
     }
 }
 
