@@ -158,6 +158,7 @@ impl Edits {
     pub(super) fn commit(&self, pending: Pending) -> Result<Vec<Change>, JournalError> {
         let Pending { records, index, .. } = pending;
         let changes = if records.is_empty() { Vec::new() } else { self.journal.append(records)? };
+        self.withheld.release(index.iter().map(Update::path));
         let seqs = changes.first().zip(changes.last()).map(|(first, last)| first.seq..=last.seq);
         self.index.apply(seqs, index);
         Ok(changes)

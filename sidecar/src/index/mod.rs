@@ -320,16 +320,6 @@ impl Index {
         paths
     }
 
-    /// Whether any path fulfils a condition.
-    pub(crate) fn any(&self, mut condition: impl FnMut(&TenantPath) -> bool) -> bool {
-        let mut found = false;
-        lock(&self.state).table.visit(None, |path, _| {
-            found = TenantPath::parse(path).is_ok_and(|path| condition(&path));
-            if found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        });
-        found
-    }
-
     /// Writes the index so that it contains at least everything that it contained when this was called.
     ///
     /// Others go on meanwhile: what they change may be in the file or not, and either way the journal has it behind the position that the

@@ -37,6 +37,7 @@ impl Thread {
             self.settling.postpone(path, now, Duration::ZERO);
         }
         self.missed(gone, directory.is_root());
+        self.find_returned(directory);
         for path in new {
             self.settling.postpone(path, now, Duration::ZERO);
         }
@@ -61,6 +62,7 @@ impl Thread {
         }
         self.mark(gone);
         self.mark(files);
+        self.find_returned(directory);
     }
 }
 

@@ -66,7 +66,8 @@ fn watch(text: &mut Text, app: &App) {
         "1 while changes are found by comparing only.",
         u8::from(watch.polling()),
     );
-    text.single("winston_watch_halted", Gauge, "1 while the data directory is not in place.", u8::from(watch.halted()));
+    let halted = app.edits.withheld().halt().is_some();
+    text.single("winston_watch_halted", Gauge, "1 while deletions are held back.", u8::from(halted));
 }
 
 fn sync(text: &mut Text, report: &SyncReport) {
