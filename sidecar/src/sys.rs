@@ -1,5 +1,8 @@
-//! What needs `unsafe`: the moment between `fork` and `exec`.
-#![allow(unsafe_code, reason = "there is no safe way to run code in a forked child")]
+//! What needs `unsafe`: the moment between `fork` and `exec`, and calls for which there is no safe wrapper.
+#![allow(unsafe_code, reason = "there is no safe way to run code in a forked child, nor to call these functions")]
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
 
 use nix::libc;
 use nix::sys::signal::SigSet;
@@ -37,5 +40,14 @@ fn close_on_exec_from_three() {
             libc::c_long::from(libc::c_uint::MAX),
             libc::c_long::from(libc::CLOSE_RANGE_CLOEXEC),
         );
+    }
+}
+
+/// Has the kernel begin to write a part of a file to the disk. A hint: nothing is durable by it, and where it does nothing, nothing is lost.
+pub(crate) fn start_writeback(file: &File, offset: u64, length: usize) {
+    let (Ok(offset), Ok(length)) = (i64::try_from(offset), i64::try_from(length)) else { return };
+    // SAFETY: takes numbers and a descriptor that is open for as long as `file` is borrowed; an error is as good as doing nothing.
+    unsafe {
+        libc::sync_file_range(file.as_raw_fd(), offset, length, libc::SYNC_FILE_RANGE_WRITE);
     }
 }
