@@ -51,3 +51,34 @@ pub(crate) fn start_writeback(file: &File, offset: u64, length: usize) {
         libc::sync_file_range(file.as_raw_fd(), offset, length, libc::SYNC_FILE_RANGE_WRITE);
     }
 }
+
+/// Sets the allocator up for a small process: few threads allocate at once, and what was only needed for a moment is given back.
+///
+/// glibc would give threads up to eight areas for each core, each with its own free memory, and learn from large allocations to keep them.
+#[cfg(target_env = "gnu")]
+pub(crate) fn prepare_allocator() {
+    const LARGE: libc::c_int = 128 * 1024;
+    // SAFETY: sets numbers of the allocator, before there is a second thread.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 2);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, LARGE);
+    }
+}
+
+/// Gives free memory back to the kernel, also where it lies between memory that is in use.
+#[cfg(target_env = "gnu")]
+pub(crate) fn release_memory() {
+    // SAFETY: takes the allocator's own locks and touches only what is free.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// Other allocators do so by themselves, or have no such call.
+#[cfg(not(target_env = "gnu"))]
+pub(crate) fn prepare_allocator() {}
+
+/// See [`prepare_allocator`].
+#[cfg(not(target_env = "gnu"))]
+pub(crate) fn release_memory() {}
