@@ -101,6 +101,7 @@ Exit codes: 0 stopped as asked, 64 wrong arguments or settings, 69 volume or por
 }
 
 fn run() -> ExitCode {
+    sys::prepare_allocator();
     let own: Vec<_> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();

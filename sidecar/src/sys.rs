@@ -1,5 +1,8 @@
-//! What needs `unsafe`: the moment between `fork` and `exec`.
-#![allow(unsafe_code, reason = "there is no safe way to run code in a forked child")]
+//! What needs `unsafe`: the moment between `fork` and `exec`, and calls for which there is no safe wrapper.
+#![allow(unsafe_code, reason = "there is no safe way to run code in a forked child, nor to call these functions")]
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
 
 use nix::libc;
 use nix::sys::signal::SigSet;
@@ -39,3 +42,43 @@ fn close_on_exec_from_three() {
         );
     }
 }
+
+/// Has the kernel begin to write a part of a file to the disk. A hint: nothing is durable by it, and where it does nothing, nothing is lost.
+pub(crate) fn start_writeback(file: &File, offset: u64, length: usize) {
+    let (Ok(offset), Ok(length)) = (i64::try_from(offset), i64::try_from(length)) else { return };
+    // SAFETY: takes numbers and a descriptor that is open for as long as `file` is borrowed; an error is as good as doing nothing.
+    unsafe {
+        libc::sync_file_range(file.as_raw_fd(), offset, length, libc::SYNC_FILE_RANGE_WRITE);
+    }
+}
+
+/// Sets the allocator up for a small process: few threads allocate at once, and what was only needed for a moment is given back.
+///
+/// glibc would give threads up to eight areas for each core, each with its own free memory, and learn from large allocations to keep them.
+#[cfg(target_env = "gnu")]
+pub(crate) fn prepare_allocator() {
+    const LARGE: libc::c_int = 128 * 1024;
+    // SAFETY: sets numbers of the allocator, before there is a second thread.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 2);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, LARGE);
+    }
+}
+
+/// Gives free memory back to the kernel, also where it lies between memory that is in use.
+#[cfg(target_env = "gnu")]
+pub(crate) fn release_memory() {
+    // SAFETY: takes the allocator's own locks and touches only what is free.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// Other allocators do so by themselves, or have no such call.
+#[cfg(not(target_env = "gnu"))]
+pub(crate) fn prepare_allocator() {}
+
+/// See [`prepare_allocator`].
+#[cfg(not(target_env = "gnu"))]
+pub(crate) fn release_memory() {}

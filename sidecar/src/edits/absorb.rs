@@ -1,12 +1,12 @@
 //! What the agent did to its files, found by comparing them with the index; and what the files amount to.
 
-use std::sync::atomic::Ordering;
-use std::thread::ScopedJoinHandle;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
 
 use winston_wire::{ManifestFile, ManifestSummary};
 
 use super::Edits;
-use super::commit::{Pending, agent, now_ns};
+use super::commit::{Pending, Recording, agent, now_ns};
 use super::examine::Seen;
 use crate::fs::{Class, FsError, TenantPath};
 use crate::index::Version;
@@ -30,10 +30,8 @@ pub(crate) struct Move {
     pub(crate) to: TenantPath,
 }
 
-fn ended(commit: ScopedJoinHandle<'_, Result<(), JournalError>>) -> Result<(), JournalError> {
-    // A panic there is a defect; the paths are looked at again.
-    commit.join().unwrap_or(Err(JournalError::Closed))
-}
+/// Parts that may be on their way to the journal besides the one that is read, or just about.
+const PARTS: usize = 4;
 
 impl Edits {
     /// Compares paths with the index and records what the agent did. `moves` are renames to be proven; where one is not, the new
@@ -55,21 +53,50 @@ impl Edits {
                 self.commit(std::mem::take(&mut pending))?;
             }
         }
-        std::thread::scope(|scope| {
-            // One commit at a time, and in order, while the next files are read.
-            let mut running: Option<ScopedJoinHandle<'_, Result<(), JournalError>>> = None;
-            for path in paths {
-                self.absorb_path(path, &mut pending, &mut unfinished);
-                if pending.is_worth_a_flush() {
-                    running.take().map_or(Ok(()), ended)?;
-                    let full = std::mem::take(&mut pending);
-                    running = Some(scope.spawn(move || self.commit(full).map(drop)));
-                }
-            }
-            running.map_or(Ok(()), ended)
-        })?;
+        self.absorb_paths(paths, &mut pending, &mut unfinished)?;
         self.commit(pending)?;
         Ok(unfinished)
+    }
+
+    /// Files are read while those before them are written: what has been read goes to the journal in parts, of which several may be on their way.
+    fn absorb_paths(
+        &self,
+        paths: &[TenantPath],
+        pending: &mut Pending,
+        unfinished: &mut Unfinished,
+    ) -> Result<(), JournalError> {
+        // Not every part after one that failed fails too, so the end of each is waited for.
+        let has_failed = AtomicBool::new(false);
+        let finish_all = |parts: Receiver<Recording<'_>>| {
+            let mut outcome = Ok(());
+            for part in parts {
+                let finished = part.finish();
+                has_failed.fetch_or(finished.is_err(), Ordering::Relaxed);
+                outcome = outcome.and(finished);
+            }
+            outcome
+        };
+        std::thread::scope(|scope| {
+            let mut parts = None;
+            for path in paths {
+                self.absorb_path(path, pending, unfinished);
+                if has_failed.load(Ordering::Relaxed) {
+                    break;
+                }
+                if pending.is_worth_a_flush() {
+                    let (sender, _) = parts.get_or_insert_with(|| {
+                        let (sender, receiver) = sync_channel(PARTS);
+                        (sender, scope.spawn(|| finish_all(receiver)))
+                    });
+                    // Nobody but a thread that panicked does not receive, and its panic is told below.
+                    let _ = sender.send(self.begin_commit(std::mem::take(pending))?);
+                }
+            }
+            let Some((sender, finishing)) = parts else { return Ok(()) };
+            drop(sender);
+            // A panic there is a defect; the paths are looked at again.
+            finishing.join().unwrap_or(Err(JournalError::Closed))
+        })
     }
 
     fn absorb_path(&self, path: &TenantPath, pending: &mut Pending, unfinished: &mut Unfinished) {

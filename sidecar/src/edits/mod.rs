@@ -154,7 +154,7 @@ impl Edits {
     ) -> Result<Self, EditError> {
         let opening = Journal::identify(&root)?;
         let index = Index::load(&root.internal_dir(".winston")?, opening.epoch());
-        let journal = opening.open(limits, &mut |record| index.replay(&record.change))?;
+        let journal = opening.open(limits, &mut |change| index.replay(change))?;
         index.replayed(journal.head_seq());
         let staging = Staging::open(&root)?;
         let withheld = Withheld::open(root.internal_dir(".winston")?);

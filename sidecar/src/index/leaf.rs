@@ -85,6 +85,11 @@ impl Leaf {
         Err(low)
     }
 
+    /// Whether the entry's directory, with its slash, begins with `prefix`, which is empty or ends with one.
+    pub(super) fn is_below(&self, at: usize, prefix: &[u8]) -> bool {
+        self.dir(&self.slots[at]).starts_with(prefix)
+    }
+
     /// Writes the entry's path to `path`.
     pub(super) fn path(&self, at: usize, path: &mut String) {
         let slot = &self.slots[at];

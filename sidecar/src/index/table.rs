@@ -176,23 +176,21 @@ impl Table {
         }
     }
 
-    /// Visits everything below a directory (`""` for all).
-    pub(super) fn visit_below(&mut self, directory: &str, mut visitor: impl FnMut(&str, Entry<'_>)) {
-        if directory.is_empty() {
-            return self.visit(None, |path, entry| {
-                visitor(path, entry);
-                ControlFlow::Continue(())
-            });
-        }
-        let prefix = format!("{directory}/");
-        // No path ends with a slash, so this one is behind the prefix and before everything that starts with it.
-        self.visit(Some(&prefix), |path, entry| {
-            if !path.starts_with(&prefix) {
-                return ControlFlow::Break(());
+    /// Visits everything below a directory (`""` for all), in order.
+    pub(super) fn each_below(&mut self, directory: &str, mut visitor: impl FnMut(Entry<'_>)) {
+        let prefix = if directory.is_empty() { String::new() } else { format!("{directory}/") };
+        // No path ends with a slash, so this one is before everything that starts with it.
+        let (Ok(start) | Err(start)) = self.find(&prefix);
+        let mut first = start.slot;
+        for leaf in self.leaves.iter_mut().skip(start.leaf) {
+            for at in first..leaf.len() {
+                if !leaf.is_below(at, prefix.as_bytes()) {
+                    return;
+                }
+                visitor(Entry { leaf, at });
             }
-            visitor(path, entry);
-            ControlFlow::Continue(())
-        });
+            first = 0;
+        }
     }
 }
 
@@ -205,6 +203,11 @@ pub(super) struct Entry<'a> {
 impl Entry<'_> {
     pub(super) fn record(&self) -> Option<Record> {
         self.leaf.record(self.at)
+    }
+
+    /// Writes the path to `path`.
+    pub(super) fn path(&self, path: &mut String) {
+        self.leaf.path(self.at, path);
     }
 
     pub(super) fn is_present(&self) -> bool {
@@ -270,8 +273,14 @@ mod tests {
             prop_assert_eq!(all(&mut table, None), expected.clone());
             let behind: Vec<_> = expected.iter().filter(|(path, _)| *path > probe).cloned().collect();
             prop_assert_eq!(all(&mut table, Some(&probe)), behind);
-            let mut below = Vec::new();
-            table.visit_below(&probe, |path, _| below.push(path.to_owned()));
+            let (mut below, mut path) = (Vec::new(), String::new());
+            table.each_below(&probe, |entry| {
+                entry.path(&mut path);
+                below.push(path.clone());
+            });
+            let mut count = 0;
+            table.each_below("", |_| count += 1);
+            prop_assert_eq!(count, model.len());
             let prefix = format!("{probe}/");
             let wanted: Vec<_> = model.keys().filter(|path| path.starts_with(&prefix)).cloned().collect();
             prop_assert_eq!(below, wanted);

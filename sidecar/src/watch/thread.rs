@@ -15,6 +15,7 @@ use super::watcher::Watcher;
 use super::{Message, WatchSettings, support};
 use crate::edits::Edits;
 use crate::fs::{EntryKind, TenantPath};
+use crate::sys;
 
 /// Quiet time after which a path is looked at, and the longest that a busy one is put off.
 const QUIET: Duration = Duration::from_millis(30);
@@ -187,6 +188,7 @@ impl Thread {
             self.status.has_events.store(reason.is_none(), Ordering::Relaxed);
             self.status.set_polling(reason);
             self.list(&TenantPath::default());
+            sys::release_memory();
         }
         self.plan();
     }
