@@ -5,6 +5,7 @@
 
 mod control;
 mod disk;
+mod figure;
 mod footprint;
 mod load;
 mod machine;
