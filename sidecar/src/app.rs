@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::config::Settings;
 use crate::edits::{EditError, Edits};
 use crate::fs::{Root, TenantPath};
-use crate::gateway::{self, GatewayConfig, GatewayHandle, Limits};
+use crate::gateway::{self, FileSettings, GatewayConfig, GatewayHandle, Limits, LogSettings};
 use crate::http::{App, BODY_BUDGET_KIB, CONCURRENT_WRITES, HttpCounters, Server, Streams, TokenDigest};
 use crate::seeds;
 use crate::sync::{ControlClient, Engine, SyncStatus};
@@ -47,7 +47,7 @@ pub(crate) async fn run(settings: Settings) -> Result<(), RunError> {
     let edits = open(&settings).await?;
 
     make_directories(&settings, &edits).await?;
-    let gateway = start_gateway(&settings);
+    let gateway = start_gateway(&settings, &edits);
     let sync = Arc::new(SyncStatus::default());
     let engine = start_engine(&settings, &edits, &gateway, &sync)?;
     let watch_status = Arc::new(WatchStatus::default());
@@ -156,11 +156,17 @@ async fn make_directories(settings: &Settings, edits: &Arc<Edits>) -> Result<(),
     spawned(work).await
 }
 
-fn start_gateway(settings: &Settings) -> GatewayHandle {
+fn start_gateway(settings: &Settings, edits: &Edits) -> GatewayHandle {
     let Some(gateway) = &settings.gateway else { return gateway::disabled() };
     if settings.identity.is_none() && rustix::process::geteuid().is_root() {
         tracing::warn!("the gateway runs as root, like this process; set WINSTON_GATEWAY_UID to separate them");
     }
+    let logs = gateway.logs;
+    let file = (logs.files > 0).then(|| FileSettings {
+        root: Arc::clone(edits.root()),
+        file_bytes: logs.file_bytes,
+        files: logs.files,
+    });
     gateway::start(GatewayConfig {
         program: gateway.program.clone(),
         state_dir: settings.data_dir.join(settings.layout.state.as_str()),
@@ -171,6 +177,8 @@ fn start_gateway(settings: &Settings) -> GatewayHandle {
         environment: gateway.environment.clone(),
         rpc_secret: gateway.token.clone(),
         limits: Limits::default(),
+        // The gateway does not know our token; a shell that runs as the same user may.
+        logs: LogSettings { ring_bytes: logs.ring_bytes, file, secrets: vec![settings.token.clone()] },
     })
 }
 

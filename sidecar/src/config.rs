@@ -1,6 +1,7 @@
 //! Settings, read once from the environment.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -78,6 +79,21 @@ pub(crate) const VARIABLES: &[Variable] = &[
         meaning: "Names of further variables that the gateway inherits, separated by commas.",
     },
     Variable {
+        name: "WINSTON_GATEWAY_LOG_RING_BYTES",
+        default: "262144",
+        meaning: "Size, in bytes, of the gateway's newest lines in memory. 65536 to 67108864.",
+    },
+    Variable {
+        name: "WINSTON_GATEWAY_LOG_FILE_BYTES",
+        default: "8388608",
+        meaning: "Largest size, in bytes, of one file of the gateway's log in `.winston/logs`. 262144 to 1073741824.",
+    },
+    Variable {
+        name: "WINSTON_GATEWAY_LOG_FILES",
+        default: "5",
+        meaning: "Most files of the gateway's log; the oldest is removed. `0`: its log is kept in memory only. At most 100.",
+    },
+    Variable {
         name: "WINSTON_MAX_FILE_BYTES",
         default: "10485760",
         meaning: "Largest file, in bytes, that the API writes and that history keeps with its content.",
@@ -146,6 +162,16 @@ pub(crate) struct GatewaySettings {
     pub(crate) home: PathBuf,
     /// What it inherits from our environment.
     pub(crate) environment: Vec<(String, String)>,
+    pub(crate) logs: LogLimits,
+}
+
+/// How much of its output is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LogLimits {
+    pub(crate) ring_bytes: usize,
+    pub(crate) file_bytes: u64,
+    /// 0: no files.
+    pub(crate) files: usize,
 }
 
 /// Everything that can be set.
@@ -320,7 +346,23 @@ fn gateway(reader: &mut Reader<'_>, data_dir: &Path, own: &[(String, String)]) -
         mistakes.into_iter().for_each(|mistake| reader.mistake(mistake));
         Vec::new()
     });
-    enabled.then_some(GatewaySettings { program, port, token, home, environment })
+    let logs = log_limits(reader);
+    enabled.then_some(GatewaySettings { program, port, token, home, environment, logs })
+}
+
+fn log_limits(reader: &mut Reader<'_>) -> LogLimits {
+    let mut number = |name: &str, default: u64, range: RangeInclusive<u64>| {
+        let number = reader.parsed(name, "a whole number").unwrap_or(default);
+        if !range.contains(&number) {
+            reader.mistake(format!("{name} must be between {} and {}", range.start(), range.end()));
+        }
+        number
+    };
+    LogLimits {
+        ring_bytes: number("WINSTON_GATEWAY_LOG_RING_BYTES", 256 << 10, 64 << 10..=64 << 20) as usize,
+        file_bytes: number("WINSTON_GATEWAY_LOG_FILE_BYTES", 8 << 20, 256 << 10..=1 << 30),
+        files: number("WINSTON_GATEWAY_LOG_FILES", 5, 0..=100) as usize,
+    }
 }
 
 #[cfg(test)]
@@ -357,6 +399,9 @@ mod tests {
             ("WINSTON_MAX_FILE_BYTES", "10MB"),
             ("WINSTON_WATCH_EXCLUDE", "*.log,[a-"),
             ("WINSTON_WATCH_MODE", "sometimes"),
+            ("WINSTON_GATEWAY_LOG_RING_BYTES", "0"),
+            ("WINSTON_GATEWAY_LOG_FILE_BYTES", "1000"),
+            ("WINSTON_GATEWAY_LOG_FILES", "many"),
         ])
         .err()
         .unwrap_or_default();
@@ -372,6 +417,9 @@ mod tests {
             "WINSTON_MAX_FILE_BYTES",
             "WINSTON_WATCH_EXCLUDE: `[a-`",
             "WINSTON_WATCH_MODE",
+            "WINSTON_GATEWAY_LOG_RING_BYTES must be between",
+            "WINSTON_GATEWAY_LOG_FILE_BYTES",
+            "WINSTON_GATEWAY_LOG_FILES",
         ] {
             assert!(mistakes.iter().any(|mistake| mistake.contains(name)), "{name} in {mistakes:?}");
         }

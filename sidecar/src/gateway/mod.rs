@@ -7,7 +7,7 @@
 //! | `owner`, `wait`, `tickets` | the task that owns the process and carries the decisions out; what it waits for; who waits for it |
 //! | `process`, `descendants` | starting it, and ending everything that it started |
 //! | `probe`, `port`, `rpc`, `drain` | talking to it, and to no other |
-//! | `logs`, `lines` | its output |
+//! | `logs` | its output |
 //!
 //! [`start`] spawns the owner task; everybody else has a [`GatewayHandle`]. A request through the handle is answered
 //! once it has been carried out or can no longer be; dropping the future withdraws the wait, not the request.
@@ -20,7 +20,6 @@ mod descendants;
 mod drain;
 mod env;
 mod exit;
-mod lines;
 mod logs;
 mod owner;
 mod port;
@@ -44,8 +43,11 @@ use winston_wire::{GatewayState, GatewayStatus, Timestamp};
 
 pub(crate) use self::backoff::Backoff;
 pub(crate) use self::env::inherited as inherited_environment;
-pub(crate) use self::logs::LogLine;
 use self::logs::Logs;
+pub(crate) use self::logs::{FileSettings, From as LogsFrom, Level, LogCounts, LogLine, LogReader, LogSettings, Piece};
+
+/// Longest wait at the end for the last lines to be written to the log file.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Requests that may wait for the owner task to look at them.
 const INBOX: usize = 16;
@@ -71,6 +73,8 @@ pub(crate) struct GatewayConfig {
     pub(crate) rpc_secret: Option<Secret>,
     /// Times and counts.
     pub(crate) limits: Limits,
+    /// What becomes of its output.
+    pub(crate) logs: LogSettings,
 }
 
 /// A user and group by number.
@@ -216,7 +220,7 @@ pub(crate) struct GatewayHandle {
 /// Spawns the owner task. The gateway starts as soon as there is an `openclaw.json`.
 pub(crate) fn start(config: GatewayConfig) -> GatewayHandle {
     let (inbox, commands) = mpsc::channel(INBOX);
-    let logs = Logs::new(env::secrets(&config));
+    let logs = Logs::open(config.logs.clone(), env::secrets(&config));
     let shared = shared(GatewayState::WaitingForConfig, config.port, logs);
     let longest_stop = config.limits.longest_stop();
     tokio::spawn(owner::run(config, Arc::clone(&shared), commands));
@@ -226,7 +230,7 @@ pub(crate) fn start(config: GatewayConfig) -> GatewayHandle {
 /// A handle without a gateway: its state is `Disabled`, every request is refused.
 pub(crate) fn disabled() -> GatewayHandle {
     GatewayHandle {
-        shared: shared(GatewayState::Disabled, 0, Logs::new(Vec::new())),
+        shared: shared(GatewayState::Disabled, 0, Logs::open(LogSettings::default(), Vec::new())),
         inbox: None,
         longest_stop: Duration::ZERO,
     }
@@ -247,9 +251,14 @@ fn shared(state: GatewayState, port: u16, logs: Logs) -> Arc<Shared> {
 }
 
 impl GatewayHandle {
-    /// The present state.
+    /// The present state. What it says in words has no secrets in it.
     pub(crate) fn status(&self) -> GatewayStatus {
-        self.shared.status.borrow().clone()
+        let mut status = self.shared.status.borrow().clone();
+        status.reason = self.redact(&status.reason);
+        if let Some(exit) = &mut status.last_exit {
+            exit.meaning = self.redact(&exit.meaning);
+        }
+        status
     }
 
     /// The present state and every later one; fast changes may be skipped.
@@ -278,9 +287,40 @@ impl GatewayHandle {
         self.shared.config_ready.notify_one();
     }
 
-    /// The last `limit` lines of the gateway's output, oldest first.
+    /// The last `limit` lines of the gateway's output that are in memory, oldest first. Never blocks.
+    #[allow(dead_code, reason = "for the verdicts and the old `logs tail`; the endpoint asks by level")]
     pub(crate) fn logs(&self, limit: usize) -> Vec<LogLine> {
         self.shared.logs.tail(limit)
+    }
+
+    /// The last `limit` lines of at least a level, oldest first, from the log files too. Blocks on the disk.
+    pub(crate) fn last_logs(&self, limit: usize, least: Level) -> Vec<LogLine> {
+        self.shared.logs.last(limit, least)
+    }
+
+    /// The same from memory; an error with what there is where the log files may have more.
+    pub(crate) fn last_logs_in_memory(&self, limit: usize, least: Level) -> Result<Vec<LogLine>, Vec<LogLine>> {
+        self.shared.logs.last_in_memory(limit, least)
+    }
+
+    /// Reads the gateway's output from a place on.
+    pub(crate) fn read_logs(&self, from: LogsFrom, least: Level) -> LogReader {
+        self.shared.logs.reader(from, least)
+    }
+
+    /// Number of the newest line.
+    pub(crate) fn logs_head(&self) -> u64 {
+        self.shared.logs.head()
+    }
+
+    /// What was kept and what was not.
+    pub(crate) fn logs_counts(&self) -> LogCounts {
+        self.shared.logs.counts()
+    }
+
+    /// Something that OpenClaw wrote, without secrets: for whoever shows it elsewhere than in the log.
+    pub(crate) fn redact(&self, text: &str) -> String {
+        self.shared.logs.redact(text)
     }
 
     /// Stops the gateway for good and ends the owner task. Returns within the limits of a stop, come what may.
@@ -295,6 +335,9 @@ impl GatewayHandle {
             Ok(Err(error)) => tracing::warn!(%error, "gateway not shut down"),
             Err(_) => tracing::warn!("gateway not shut down in time"),
         }
+        let logs = self.shared.logs.clone();
+        // Without it the last lines may be missing in the file, no more.
+        let _ = tokio::task::spawn_blocking(move || logs.drain(LAST_LINES)).await;
     }
 
     async fn ask(&self, request: Request) -> Answer {

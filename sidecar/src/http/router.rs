@@ -16,7 +16,8 @@
 //! | `GET /search?q=` | [`routes::search`] |
 //! | `GET /changes` | [`routes::changes`] |
 //! | `/winston/*` (`/winston/health` without a token) | [`routes::winston`] |
-//! | `GET /gateway`, `GET /gateway/logs?limit=` | [`routes::gateway`] |
+//! | `GET /gateway` | [`routes::gateway`] |
+//! | `GET /gateway/logs?limit=&since=&level=&follow` | [`routes::gateway_logs`] |
 //! | `POST /watch/accept` | [`routes::watch`] |
 //! | `POST /gateway/start`, `/gateway/stop`, `/gateway/restart` | [`routes::gateway`] |
 
@@ -100,7 +101,7 @@ pub(super) async fn route(app: &App, request: Request<Incoming>) -> Result<Respo
         }
         "/gateway/logs" => {
             get(&request, "GET, HEAD")?;
-            Ok(routes::gateway::logs(app, &Query::parse(request.uri().query())?))
+            routes::gateway_logs::logs(app, &request).await
         }
         "/watch/accept" => {
             if request.method() != Method::POST {

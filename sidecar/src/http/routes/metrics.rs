@@ -94,6 +94,11 @@ fn gateway(text: &mut Text, app: &App) {
         "Starts of the gateway after the first.",
         status.restarts,
     );
+    let logs = app.gateway.logs_counts();
+    let mut lines = text.family("winston_gateway_log_lines_total", Kind::Counter, "Lines of the gateway's output.");
+    for (fate, count) in [("kept", logs.kept), ("dropped", logs.dropped), ("file_dropped", logs.file_dropped)] {
+        lines.value(&[("fate", fate)], count);
+    }
 }
 
 /// The present state as a label: a query need not know numbers for states, nor this place every state that there may be.

@@ -8,6 +8,7 @@ mod content;
 pub(super) mod extract;
 pub(super) mod files;
 pub(super) mod gateway;
+pub(super) mod gateway_logs;
 pub(super) mod health;
 pub(super) mod list;
 pub(super) mod merge;
