@@ -1,7 +1,6 @@
 //! The gateway's output: read without ever making it wait, kept in a ring, passed on to our own log.
 //!
-//! A gateway that cannot write blocks, and one whose reader goes away exits. So the pipes are read as fast as they
-//! fill; what is limited is what happens to a line afterwards. Lines beyond the rate are counted and dropped before
+//! A gateway that cannot write blocks. So the pipes are read as fast as they fill (see `output`); what is limited is what happens to a line afterwards. Lines beyond the rate are counted and dropped before
 //! any work is done on them, and a note in the ring says how many.
 
 use std::collections::VecDeque;
@@ -9,11 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
-use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::Instant;
 use winston_wire::Timestamp;
 
 use super::lines::{self, Cut, Splitter};
+use super::output::Take;
 
 /// Size of the ring in bytes, counted with [`LINE_OVERHEAD`].
 const RING_BYTES: usize = 256 * 1024;
@@ -102,24 +101,10 @@ impl Logs {
         self.lock().push(Stream::Winston, text);
     }
 
-    /// Reads a pipe until its end.
-    pub(super) async fn read(self, mut pipe: impl AsyncRead + Unpin, stream: Stream) {
+    /// Takes the bytes of one stream.
+    pub(super) fn feed(&self, stream: Stream) -> Feed {
         let longest_secret = self.secrets.iter().map(String::len).max().unwrap_or(0);
-        let mut splitter = Splitter::new(longest_secret);
-        let mut buffer = vec![0; 16 * 1024];
-        loop {
-            match pipe.read(&mut buffer).await {
-                Ok(0) => break,
-                Ok(read) => splitter.push(&buffer[..read], |cut| self.take(stream, cut)),
-                Err(error) => {
-                    tracing::warn!(%error, stream = stream.name(), "gateway output lost");
-                    break;
-                }
-            }
-        }
-        splitter.finish(|cut| self.take(stream, cut));
-        let dropped = self.lock().note_dropped();
-        report(dropped);
+        Feed { logs: self.clone(), stream, splitter: Splitter::new(longest_secret) }
     }
 
     /// Our own log is written outside the lock: whoever wants the ring must not wait for it.
@@ -141,6 +126,25 @@ impl Logs {
     fn lock(&self) -> std::sync::MutexGuard<'_, Ring> {
         // Nothing in here can be left half done by a panic.
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One stream on its way into the ring.
+pub(super) struct Feed {
+    logs: Logs,
+    stream: Stream,
+    splitter: Splitter,
+}
+
+impl Take for Feed {
+    fn take(&mut self, bytes: &[u8]) {
+        self.splitter.push(bytes, |cut| self.logs.take(self.stream, cut));
+    }
+
+    fn finish(&mut self) {
+        self.splitter.finish(|cut| self.logs.take(self.stream, cut));
+        let dropped = self.logs.lock().note_dropped();
+        report(dropped);
     }
 }
 
@@ -205,7 +209,9 @@ mod tests {
     use super::*;
 
     async fn read_all(logs: &Logs, bytes: &[u8]) {
-        logs.clone().read(bytes, Stream::Stdout).await;
+        let mut feed = logs.feed(Stream::Stdout);
+        bytes.chunks(1000).for_each(|bytes| feed.take(bytes));
+        feed.finish();
     }
 
     #[tokio::test]

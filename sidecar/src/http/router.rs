@@ -18,6 +18,7 @@
 //! | `/winston/*` (`/winston/health` without a token) | [`routes::winston`] |
 //! | `GET /gateway`, `GET /gateway/logs?limit=` | [`routes::gateway`] |
 //! | `POST /watch/accept` | [`routes::watch`] |
+//! | `POST /upgrade` | [`routes::upgrade`] |
 //! | `POST /gateway/start`, `/gateway/stop`, `/gateway/restart` | [`routes::gateway`] |
 
 use http::{Method, Request, Response};
@@ -107,6 +108,12 @@ pub(super) async fn route(app: &App, request: Request<Incoming>) -> Result<Respo
                 return Err(ApiError::method("POST"));
             }
             routes::watch::accept(app)
+        }
+        "/upgrade" => {
+            if request.method() != Method::POST {
+                return Err(ApiError::method("POST"));
+            }
+            routes::upgrade::upgrade(app).await
         }
         "/gateway/start" => order(app, &request, Order::Start).await,
         "/gateway/stop" => order(app, &request, Order::Stop).await,
