@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::Uri;
 use tracing_subscriber::filter::Targets;
 use winston_wire::env::{Reader, Secret, Variable};
-use winston_wire::{GATEWAY_PORT, SIDECAR_PORT};
+use winston_wire::{GATEWAY_PORT, HANDOVER_FDS, HandoverFds, SIDECAR_PORT};
 
 use crate::fs::{Layout, Patterns, Selection, TenantPath};
 use crate::gateway::{Identity, inherited_environment};
@@ -139,6 +139,11 @@ pub(crate) const VARIABLES: &[Variable] = &[
         meaning: "Seconds between listings of what inotify does not cover.",
     },
     Variable {
+        name: HANDOVER_FDS,
+        default: "",
+        meaning: "Descriptors that `winston-entrypoint` hands on, by which a gateway outlives the sidecar. Not for anybody else to set.",
+    },
+    Variable {
         name: "WINSTON_LOG",
         default: "info",
         meaning: "What is logged: a level, or `target=level` pairs separated by commas.",
@@ -191,6 +196,8 @@ pub(crate) struct Settings {
     pub(crate) journal: journal::Limits,
     pub(crate) watch: WatchSettings,
     pub(crate) log: Targets,
+    /// `None` without entrypoint.
+    pub(crate) handover: Option<HandoverFds>,
 }
 
 impl Settings {
@@ -235,6 +242,7 @@ impl Settings {
             );
         }
         let watch = watch(&mut reader);
+        let handover = reader.parsed(HANDOVER_FDS, "what winston-entrypoint sets; unset it");
         let log = reader.parsed("WINSTON_LOG", "a level or target=level pairs");
         let mistakes = reader.finish();
         if !mistakes.is_empty() {
@@ -254,6 +262,7 @@ impl Settings {
             max_archive_bytes,
             journal: journal::Limits { segment_bytes, max_bytes },
             watch,
+            handover,
             log: log.unwrap_or_else(|| Targets::new().with_default(tracing::Level::INFO)),
         })
     }

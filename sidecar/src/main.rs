@@ -11,6 +11,7 @@ mod fs;
 #[cfg(test)]
 mod fuzz;
 mod gateway;
+mod handover;
 mod health;
 mod http;
 mod index;
@@ -20,15 +21,18 @@ mod merge;
 mod seeds;
 mod sync;
 mod sys;
+mod upgrade;
 mod watch;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use lexopt::Arg::{Long, Short};
-use winston_wire::env;
+use winston_wire::{EXIT_REPLACE, env};
 
+use app::Ending;
 use config::{Settings, VARIABLES};
+use handover::Handover;
 
 /// `EX_USAGE`: wrong arguments or settings.
 const EXIT_USAGE: u8 = 64;
@@ -93,7 +97,11 @@ Examples:
 
 Variables:
 {}
-Exit codes: 0 stopped as asked, 64 wrong arguments or settings, 69 volume or port not available.
+Signals: TERM and INT stop the gateway and this process; HUP, below winston-entrypoint, makes room for another binary
+while the gateway goes on.
+
+Exit codes: 0 stopped as asked, 64 wrong arguments or settings, 69 volume or port not available, 79 made room for another
+binary.
 ",
         env!("CARGO_PKG_VERSION"),
         env::help(VARIABLES)
@@ -114,6 +122,14 @@ fn run() -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
+    // Before anything else opens a descriptor.
+    let handover = match settings.handover.as_ref().map(Handover::take).transpose() {
+        Ok(handover) => handover,
+        Err(mistake) => {
+            eprintln!("winston-sidecar: {mistake}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
     let outlet = match log::start(settings.log.clone()) {
         Ok(outlet) => outlet,
         Err(error) => {
@@ -127,7 +143,7 @@ fn run() -> ExitCode {
         .thread_stack_size(STACK_BYTES)
         .build();
     let outcome = match runtime {
-        Ok(runtime) => runtime.block_on(app::run(settings)),
+        Ok(runtime) => runtime.block_on(app::run(settings, handover)),
         Err(error) => Err(app::RunError::Other(format!("cannot start the event loop: {error}"))),
     };
     if let Err(error) = &outcome {
@@ -135,7 +151,8 @@ fn run() -> ExitCode {
     }
     outlet.drain(LAST_LINES);
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(Ending::Stopped) => ExitCode::SUCCESS,
+        Ok(Ending::Replaced) => ExitCode::from(EXIT_REPLACE),
         Err(error) => {
             say_at_last(format!("winston-sidecar: {error}"));
             ExitCode::from(EXIT_UNAVAILABLE)

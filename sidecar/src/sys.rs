@@ -1,12 +1,39 @@
-//! What needs `unsafe`: the moment between `fork` and `exec`, and calls for which there is no safe wrapper.
-#![allow(unsafe_code, reason = "there is no safe way to run code in a forked child, nor to call these functions")]
+//! What needs `unsafe`: the moment between `fork` and `exec`, descriptors that the compiler cannot follow, and calls for
+//! which there is no safe wrapper.
+#![allow(
+    unsafe_code,
+    reason = "there is no safe way to run code in a forked child, to own or register an inherited descriptor, nor to call these functions"
+)]
 
 use std::fs::File;
-use std::os::fd::AsRawFd;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 
 use nix::libc;
 use nix::sys::signal::SigSet;
+use rustix::io::FdFlags;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::process::Command;
+
+/// Lets the event loop say when a descriptor can be read.
+pub(crate) fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is open, names one description for as long as it lives, and is owned by the result.
+    unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(Into::into)
+}
+
+/// Takes a descriptor that we inherited; it is closed on exec from now on. To be called before anything else opens one, and
+/// once for each number: whoever had opened it would lose it.
+pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+    if number <= 2 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: only looked at; the kernel says so if there is none.
+    let found = unsafe { BorrowedFd::borrow_raw(number) };
+    rustix::io::fcntl_setfd(found, FdFlags::CLOEXEC)?;
+    // SAFETY: it is open, and by the caller's promise nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
 
 /// Makes `command` start its program in a session of its own, with no signal blocked, with no file of ours except
 /// its three streams and, if asked, without a way to ever gain privileges.

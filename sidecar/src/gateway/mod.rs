@@ -6,8 +6,9 @@
 //! | `backoff`, `exit`, `env` | pure: delays, what an exit means, the child's environment |
 //! | `owner`, `wait`, `tickets` | the task that owns the process and carries the decisions out; what it waits for; who waits for it |
 //! | `process`, `descendants` | starting it, and ending everything that it started |
+//! | `record`, `adopt`, `reaped` | taking over a process that an earlier sidecar started: what it noted, finding it, how it ended |
 //! | `probe`, `port`, `rpc`, `drain` | talking to it, and to no other |
-//! | `logs` | its output |
+//! | `output`, `logs` | its output: bytes, and the lines that are kept of them |
 //!
 //! [`start`] spawns the owner task; everybody else has a [`GatewayHandle`]. A request through the handle is answered
 //! once it has been carried out or can no longer be; dropping the future withdraws the wait, not the request.
@@ -15,16 +16,20 @@
 //! The sidecar's own children must stay in the sidecar's session (the default): whatever is below the sidecar in
 //! another session came from the gateway and is killed with it. See `descendants`.
 
+mod adopt;
 mod backoff;
 mod descendants;
 mod drain;
 mod env;
 mod exit;
 mod logs;
+mod output;
 mod owner;
 mod port;
 mod probe;
 mod process;
+mod reaped;
+mod record;
 mod rpc;
 mod state;
 #[cfg(test)]
@@ -32,6 +37,8 @@ mod tests;
 mod tickets;
 mod wait;
 
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,14 +50,21 @@ use winston_wire::{GatewayState, GatewayStatus, Timestamp};
 
 pub(crate) use self::backoff::Backoff;
 pub(crate) use self::env::inherited as inherited_environment;
-use self::logs::Logs;
 pub(crate) use self::logs::{FileSettings, From as LogsFrom, Level, LogCounts, LogLine, LogReader, LogSettings, Piece};
+use self::logs::{Logs, Stream};
+use self::output::Output;
+pub(crate) use self::output::Pipe;
+use self::reaped::ReapedEnds;
+use self::record::Store;
 
 /// Longest wait at the end for the last lines to be written to the log file.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Requests that may wait for the owner task to look at them.
 const INBOX: usize = 16;
+
+/// Longest wait for the owner task to let go of the process: it may be sweeping up.
+const RELEASE: Duration = Duration::from_secs(5);
 
 /// What the supervisor has to know.
 #[derive(Debug, Clone)]
@@ -75,6 +89,24 @@ pub(crate) struct GatewayConfig {
     pub(crate) limits: Limits,
     /// What becomes of its output.
     pub(crate) logs: LogSettings,
+}
+
+/// What entrypoint holds for the gateway, so that it can outlive a sidecar.
+pub(crate) struct Inherited {
+    /// Pipes of its output.
+    pub(crate) stdout: Pipe,
+    /// The same for standard error.
+    pub(crate) stderr: Pipe,
+    /// Where entrypoint tells how the processes ended that it has reaped.
+    pub(crate) reaped: OwnedFd,
+    /// The file for [`record`].
+    pub(crate) record: OwnedFd,
+}
+
+/// The part of [`Inherited`] that tells of earlier sidecars.
+struct Heritage {
+    store: Store,
+    reaped: ReapedEnds,
 }
 
 /// A user and group by number.
@@ -189,6 +221,7 @@ enum Request {
     Stop,
     Restart,
     Shutdown,
+    Release,
 }
 
 type Answer = Result<GatewayStatus, GatewayError>;
@@ -217,14 +250,24 @@ pub(crate) struct GatewayHandle {
     longest_stop: Duration,
 }
 
-/// Spawns the owner task. The gateway starts as soon as there is an `openclaw.json`.
-pub(crate) fn start(config: GatewayConfig) -> GatewayHandle {
+/// Spawns the owner task. The gateway starts as soon as there is an `openclaw.json`; with what entrypoint hands on, one that an
+/// earlier sidecar started is taken over. The error is about descriptors: there are no more.
+pub(crate) fn start(config: GatewayConfig, inherited: Option<Inherited>) -> io::Result<GatewayHandle> {
     let (inbox, commands) = mpsc::channel(INBOX);
     let logs = Logs::open(config.logs.clone(), env::secrets(&config));
+    let (stdout, stderr, heritage) = match inherited {
+        Some(Inherited { stdout, stderr, reaped, record }) => {
+            let heritage = Heritage { store: Store::new(record), reaped: ReapedEnds::new(reaped)? };
+            (stdout, stderr, Some(heritage))
+        }
+        None => (Pipe::own()?, Pipe::own()?, None),
+    };
+    let streams = [(stdout, logs.stream(Stream::Stdout)), (stderr, logs.stream(Stream::Stderr))];
+    let output = Output::start(streams)?;
     let shared = shared(GatewayState::WaitingForConfig, config.port, logs);
     let longest_stop = config.limits.longest_stop();
-    tokio::spawn(owner::run(config, Arc::clone(&shared), commands));
-    GatewayHandle { shared, inbox: Some(inbox), longest_stop }
+    tokio::spawn(owner::run(config, Arc::clone(&shared), commands, output, heritage));
+    Ok(GatewayHandle { shared, inbox: Some(inbox), longest_stop })
 }
 
 /// A handle without a gateway: its state is `Disabled`, every request is refused.
@@ -244,6 +287,7 @@ fn shared(state: GatewayState, port: u16, logs: Logs) -> Arc<Shared> {
         pid: None,
         port,
         restarts: 0,
+        adopted: false,
         ready_after_ms: None,
         last_exit: None,
     };
@@ -338,6 +382,17 @@ impl GatewayHandle {
         let logs = self.shared.logs.clone();
         // Without it the last lines may be missing in the file, no more.
         let _ = tokio::task::spawn_blocking(move || logs.drain(LAST_LINES)).await;
+    }
+
+    /// Leaves the gateway running for the next sidecar and ends the owner task. Only below entrypoint: alone it would be
+    /// nobody's.
+    pub(crate) async fn release(&self) {
+        match tokio::time::timeout(RELEASE, self.ask(Request::Release)).await {
+            Ok(Ok(_) | Err(GatewayError::Disabled | GatewayError::ShuttingDown)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "gateway not released"),
+            // What was noted last has to do.
+            Err(_) => tracing::warn!("gateway not released in time"),
+        }
     }
 
     async fn ask(&self, request: Request) -> Answer {

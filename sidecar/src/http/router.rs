@@ -19,6 +19,7 @@
 //! | `GET /gateway` | [`routes::gateway`] |
 //! | `GET /gateway/logs?limit=&since=&level=&follow` | [`routes::gateway_logs`] |
 //! | `POST /watch/accept` | [`routes::watch`] |
+//! | `POST /upgrade` | [`routes::upgrade`] |
 //! | `POST /gateway/start`, `/gateway/stop`, `/gateway/restart` | [`routes::gateway`] |
 
 use http::{Method, Request, Response};
@@ -108,6 +109,12 @@ pub(super) async fn route(app: &App, request: Request<Incoming>) -> Result<Respo
                 return Err(ApiError::method("POST"));
             }
             routes::watch::accept(app)
+        }
+        "/upgrade" => {
+            if request.method() != Method::POST {
+                return Err(ApiError::method("POST"));
+            }
+            routes::upgrade::upgrade(app).await
         }
         "/gateway/start" => order(app, &request, Order::Start).await,
         "/gateway/stop" => order(app, &request, Order::Stop).await,

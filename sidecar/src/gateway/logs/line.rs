@@ -5,7 +5,7 @@ use memchr::{memchr, memchr_iter, memrchr};
 use super::redact::{Pem, Redactor};
 
 /// Longest line that is kept, in bytes.
-pub(super) const LONGEST_LINE: usize = 8 * 1024;
+pub(in super::super) const LONGEST_LINE: usize = 8 * 1024;
 
 /// Cuts a stream into lines in bounded memory: of a line that is too long, the head is kept.
 #[derive(Debug)]

@@ -7,8 +7,7 @@
 //! | `ring`, `file` | the newest lines in memory; more of them on the volume |
 //! | `page` | reading them from some place on |
 //!
-//! A gateway that cannot write blocks, and one whose reader goes away exits. So its streams are read as fast as they
-//! fill; what is limited is what happens to a line afterwards. Lines beyond the rate are counted and dropped before any
+//! A gateway that cannot write blocks. So its streams are read as fast as they fill (see `output`); what is limited is what happens to a line afterwards. Lines beyond the rate are counted and dropped before any
 //! work is done on them, and a note in the log says how many. Whatever leaves here (memory, files, answers, our own log)
 //! has been through the redactor.
 
@@ -29,7 +28,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use winston_wire::Timestamp;
@@ -40,12 +38,17 @@ pub(crate) use self::file::FileSettings;
 use self::file::{Found, LogFile};
 use self::intake::{Entry, Intake};
 pub(crate) use self::level::Level;
+pub(super) use self::line::LONGEST_LINE;
 pub(crate) use self::page::{From, LogReader, Piece};
 pub(super) use self::redact::Redactor;
 use self::ring::Ring;
+use super::output::Take;
 
-/// What a pipe holds.
-const READ_BYTES: usize = 64 * 1024;
+/// Longest wait for lines to be in the file before their bytes leave the pipe.
+const WRITTEN: Duration = Duration::from_millis(20);
+
+/// How long nobody waits for a disk that has not answered in that time.
+const IMPATIENCE: Duration = Duration::from_secs(5);
 
 /// What goes to our own log: platforms take some 500 lines per second from a container and drop what is beyond, ours too.
 const SHOWN: Rate = Rate { per_second: 400, burst: 400 };
@@ -179,24 +182,9 @@ impl Logs {
         self.note_dropped(dropped);
     }
 
-    /// Reads a pipe until its end.
-    pub(super) async fn read(self, mut pipe: impl AsyncRead + Unpin, stream: Stream) {
-        let mut buffer = vec![0; READ_BYTES];
-        loop {
-            match pipe.read(&mut buffer).await {
-                Ok(0) => break,
-                Ok(read) => {
-                    self.feed(stream, &buffer[..read]);
-                    // There may be more at once, and whoever follows the log is to see this before it has left the ring.
-                    tokio::task::yield_now().await;
-                }
-                Err(error) => {
-                    tracing::warn!(%error, stream = stream.name(), "gateway output lost");
-                    break;
-                }
-            }
-        }
-        self.finish(stream);
+    /// Takes the bytes of one stream as they come out of its pipe.
+    pub(super) fn stream(&self, stream: Stream) -> Feed {
+        Feed { logs: self.clone(), stream, impatient_until: Instant::now() }
     }
 
     /// Adds a line of our own. Not passed on: our own log has it in its own words.
@@ -243,11 +231,9 @@ impl Logs {
         }
     }
 
-    /// Waits until the files have everything, for at most `limit`. Blocks.
-    pub(super) fn drain(&self, limit: Duration) {
-        if let Some(file) = &self.shared.file {
-            file.drain(limit);
-        }
+    /// Waits until the files have everything, for at most `limit`; whether they do. Blocks.
+    pub(super) fn drain(&self, limit: Duration) -> bool {
+        self.shared.file.as_ref().is_none_or(|file| file.drain(limit))
     }
 
     fn newest(&self, most: usize, least: Level) -> Vec<LogLine> {
@@ -318,6 +304,28 @@ impl Logs {
                 tracing::error!(target: "gateway", source = "gateway", stream, subsystem, json, "{message}")
             }
         }
+    }
+}
+
+/// One stream on its way into the log.
+pub(super) struct Feed {
+    logs: Logs,
+    stream: Stream,
+    /// The disk did not answer in time; until then nobody waits for it.
+    impatient_until: Instant,
+}
+
+impl Take for Feed {
+    fn take(&mut self, bytes: &[u8]) {
+        self.logs.feed(self.stream, bytes);
+        // Only what is in the file is there after a kill.
+        if Instant::now() >= self.impatient_until && !self.logs.drain(WRITTEN) {
+            self.impatient_until = Instant::now() + IMPATIENCE;
+        }
+    }
+
+    fn finish(&mut self) {
+        self.logs.finish(self.stream);
     }
 }
 

@@ -71,10 +71,12 @@ fn read(logs: &Logs, from: From, least: Level) -> (Vec<u64>, u64) {
     (lines, missing)
 }
 
-#[tokio::test]
-async fn lines_are_numbered_and_the_last_ones_returned() {
+#[test]
+fn lines_are_numbered_and_the_last_ones_returned() {
     let logs = Logs::open(LogSettings::default(), vec!["hunter2-test-value".to_owned()]);
-    logs.clone().read(&b"one\ntwo\nthe token is hunter2-test-value"[..], Stream::Stdout).await;
+    let mut feed = logs.stream(Stream::Stdout);
+    feed.take(b"one\ntwo\nthe token is hunter2-test-value");
+    feed.finish();
     logs.note("ended".to_owned());
     let tail: Vec<_> = logs.tail(2).into_iter().map(|line| (line.seq, line.stream, line.line)).collect();
     assert_eq!(

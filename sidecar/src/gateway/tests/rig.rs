@@ -67,7 +67,7 @@ impl Rig {
     }
 
     pub(super) fn start(&self) -> GatewayHandle {
-        start(self.config.clone())
+        start(self.config.clone(), None).expect("pipes")
     }
 
     pub(super) fn config_file(&self) -> PathBuf {

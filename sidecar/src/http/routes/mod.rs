@@ -17,6 +17,7 @@ mod old_names;
 pub(super) mod ops;
 pub(super) mod search;
 pub(super) mod status;
+pub(super) mod upgrade;
 pub(super) mod watch;
 pub(super) mod winston;
 

@@ -71,11 +71,11 @@ impl LogFile {
         self.0.dropped.load(Ordering::Relaxed)
     }
 
-    /// Waits until everything is written, for at most `limit`. Blocks.
-    pub(in super::super) fn drain(&self, limit: Duration) {
+    /// Waits until everything is written, for at most `limit`; whether it is. Blocks.
+    pub(in super::super) fn drain(&self, limit: Duration) -> bool {
         let busy = |queue: &mut Queue| queue.writing || !queue.lines.is_empty();
         let waited = self.0.changed.wait_timeout_while(self.0.lock(), limit, busy);
-        drop(waited);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 }
 
