@@ -323,16 +323,30 @@ async fn tell_gateway_of_config(edits: Arc<Edits>, gateway: GatewayHandle) {
     }
 }
 
-/// Without control nobody takes the journal off the volume: only the local history window is kept.
+/// Without control nobody takes the journal off the volume: only the local history window is kept. While nothing is recorded, nothing wakes up.
 async fn keep_window(edits: Arc<Edits>) {
-    let mut pause = tokio::time::interval(WINDOW_PAUSE);
+    let mut head = edits.journal().head();
     loop {
-        pause.tick().await;
-        let edits = Arc::clone(&edits);
-        match spawned(move || edits.journal().keep_window(edits.index().saved_seq())).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "could not remove old segments of the journal"),
+        let newest = *head.borrow_and_update();
+        let kept = spawned({
+            let edits = Arc::clone(&edits);
+            move || {
+                let saved = edits.index().saved_seq();
+                edits.journal().keep_window(saved).map(|()| saved)
+            }
+        });
+        let done = match kept.await {
+            // What the index on disk lacks could not be removed yet.
+            Ok(Ok(saved)) => saved >= newest,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "could not remove old segments of the journal");
+                false
+            }
             Err(_) => return,
+        };
+        if done && head.changed().await.is_err() {
+            return;
         }
+        tokio::time::sleep(WINDOW_PAUSE).await;
     }
 }

@@ -43,6 +43,9 @@ const EXIT_UNAVAILABLE: u8 = 69;
 const BLOCKING_THREADS: usize = 32;
 const STACK_BYTES: usize = 512 * 1024;
 
+/// How long a thread for blocking work waits for more. Short, so that a heartbeat wakes the machine once and not again when its threads end.
+const THREAD_IDLE: Duration = Duration::from_millis(250);
+
 /// How long the end waits for the last log lines to be written.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
@@ -141,6 +144,7 @@ fn run() -> ExitCode {
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)
         .thread_stack_size(STACK_BYTES)
+        .thread_keep_alive(THREAD_IDLE)
         .build();
     let outcome = match runtime {
         Ok(runtime) => runtime.block_on(app::run(settings, handover)),
