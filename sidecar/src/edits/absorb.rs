@@ -33,6 +33,17 @@ pub(crate) struct Move {
 /// Parts that may be on their way to the journal besides the one that is read, or just about.
 const PARTS: usize = 4;
 
+/// Waits for the end of every part, also behind one that failed: not all of them need fail too, and what is in the journal has to be in the index.
+/// The first failure; `has_failed` is set at once.
+fn all_ended<E>(ends: impl Iterator<Item = Result<(), E>>, has_failed: &AtomicBool) -> Result<(), E> {
+    let mut outcome = Ok(());
+    for end in ends {
+        has_failed.fetch_or(end.is_err(), Ordering::Relaxed);
+        outcome = outcome.and(end);
+    }
+    outcome
+}
+
 impl Edits {
     /// Compares paths with the index and records what the agent did. `moves` are renames to be proven; where one is not, the new
     /// file is recorded and the old name is unfinished. Blocking.
@@ -65,17 +76,9 @@ impl Edits {
         pending: &mut Pending,
         unfinished: &mut Unfinished,
     ) -> Result<(), JournalError> {
-        // Not every part after one that failed fails too, so the end of each is waited for.
         let has_failed = AtomicBool::new(false);
-        let finish_all = |parts: Receiver<Recording<'_>>| {
-            let mut outcome = Ok(());
-            for part in parts {
-                let finished = part.finish();
-                has_failed.fetch_or(finished.is_err(), Ordering::Relaxed);
-                outcome = outcome.and(finished);
-            }
-            outcome
-        };
+        let finish_all =
+            |parts: Receiver<Recording<'_>>| all_ended(parts.into_iter().map(Recording::finish), &has_failed);
         std::thread::scope(|scope| {
             let mut parts = None;
             for path in paths {
@@ -161,5 +164,22 @@ impl Edits {
     /// call it from a blocking thread.
     pub(crate) fn manifest_range(&self, after: Option<&str>, limit: usize) -> (Vec<ManifestFile>, Option<String>) {
         self.index.range(after, limit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_behind_one_that_failed_are_waited_for() {
+        let (has_failed, mut ended) = (AtomicBool::new(false), Vec::new());
+        let parts = [Ok(()), Err("second"), Ok(()), Err("fourth"), Ok(())].into_iter().enumerate();
+        let ends = parts.map(|(number, end)| {
+            ended.push((number, has_failed.load(Ordering::Relaxed)));
+            end
+        });
+        assert_eq!(all_ended(ends, &has_failed), Err("second"));
+        assert_eq!(ended, [(0, false), (1, false), (2, true), (3, true), (4, true)]);
     }
 }

@@ -229,6 +229,7 @@ fn decode(inner: impl Read, epoch: Uuid) -> io::Result<Option<Loaded>> {
     if entries != table.len() as u64 || devices_used > devices.len() {
         return Err(damaged("its end"));
     }
+    table.pushed();
     table.set_devices(devices);
     Ok(Some(Loaded { table, digest, seq }))
 }

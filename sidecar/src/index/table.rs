@@ -120,17 +120,27 @@ impl Table {
         self.leaves[at.leaf].insert(at.slot, path, record);
     }
 
-    /// Adds a path behind all others; `false` when it does not belong there.
+    /// Adds a path behind all others; `false` when it does not belong there. [`Table::pushed`] ends a series of these.
     pub(super) fn push(&mut self, path: &str, record: &Record) -> bool {
-        let at = match self.leaves.last() {
-            None => At { leaf: 0, slot: 0 },
-            Some(last) if last.compare(last.len() - 1, path.as_bytes()).is_lt() => {
-                At { leaf: self.leaves.len() - 1, slot: last.len() }
-            }
-            Some(_) => return false,
-        };
-        self.insert_at(at, path, record);
+        if self.leaves.last().is_some_and(|last| last.compare(last.len() - 1, path.as_bytes()).is_ge()) {
+            return false;
+        }
+        if self.leaves.last().is_none_or(|last| last.len() >= FULL) {
+            self.pushed();
+            self.leaves.push(Leaf::with_room(self.leaves.last()));
+        }
+        if let Some(last) = self.leaves.last_mut() {
+            last.insert(last.len(), path, record);
+            self.len += 1;
+        }
         true
+    }
+
+    /// Gives back the room that was kept for more paths.
+    pub(super) fn pushed(&mut self) {
+        if let Some(last) = self.leaves.last_mut() {
+            last.shrink();
+        }
     }
 
     pub(super) fn remove(&mut self, path: &str) -> Option<Record> {
