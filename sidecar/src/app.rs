@@ -1,6 +1,7 @@
 //! Putting the parts together, and taking them apart in order.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::config::Settings;
 use crate::edits::{EditError, Edits};
+use crate::front::{self, FrontSettings, FrontShared};
 use crate::fs::{Root, TenantPath};
 use crate::gateway::{self, GatewayConfig, GatewayHandle, Limits};
 use crate::http::{App, BODY_BUDGET_KIB, CONCURRENT_WRITES, HttpCounters, Server, Streams, TokenDigest};
@@ -33,6 +35,8 @@ pub(crate) enum RunError {
     DataDir { path: String, error: EditError },
     #[error("cannot listen on {address}: {error}; set WINSTON_SIDECAR_LISTEN to a free address")]
     Listen { address: String, error: io::Error },
+    #[error("cannot open the front door at {address}: {error}; set WINSTON_FRONT_LISTEN to a free address, or to off")]
+    Front { address: String, error: io::Error },
     #[error("cannot prepare the connection to control: {0}; check WINSTON_CONTROL_CA_FILE")]
     Control(io::Error),
     #[error("{0}")]
@@ -40,10 +44,11 @@ pub(crate) enum RunError {
 }
 
 /// Runs until a signal asks to stop.
-pub(crate) async fn run(settings: Settings) -> Result<(), RunError> {
+pub(crate) async fn run(mut settings: Settings) -> Result<(), RunError> {
     let mut stop_signals = StopSignals::new().map_err(|error| RunError::Other(format!("signals: {error}")))?;
     let started = Instant::now();
     let listener = listen(&settings).await?;
+    let front = open_front(settings.front.take()).await?;
     let edits = open(&settings).await?;
 
     make_directories(&settings, &edits).await?;
@@ -66,8 +71,13 @@ pub(crate) async fn run(settings: Settings) -> Result<(), RunError> {
         max_archive_bytes: settings.max_archive_bytes,
         streams: Streams::new(stopped.clone()),
         counters: HttpCounters::default(),
+        front: front.as_ref().map(|_| Arc::new(FrontShared::default())),
     };
-    let server = tokio::spawn(Server::new(listener, Arc::new(app)).run(stopped));
+    let app = Arc::new(app);
+    let front = front.zip(app.front.clone()).map(|((settings, listener), shared)| {
+        tokio::spawn(front::run(settings, listener, Arc::clone(&app), shared, stopped.clone()))
+    });
+    let server = tokio::spawn(Server::new(listener, app).run(stopped));
 
     let watching = settings.watch;
     let (watched, status) = (Arc::clone(&edits), watch_status);
@@ -96,6 +106,11 @@ pub(crate) async fn run(settings: Settings) -> Result<(), RunError> {
     if server.await.is_err() {
         tracing::error!("the server had panicked");
     }
+    if let Some(front) = front
+        && front.await.is_err()
+    {
+        tracing::error!("the front door had panicked");
+    }
     spawned(move || watch.stop()).await?;
     if let Some(engine) = engine
         && tokio::time::timeout(FLUSH_TIME, engine.flush()).await.is_err()
@@ -112,17 +127,28 @@ async fn spawned<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -
 
 async fn listen(settings: &Settings) -> Result<TcpListener, RunError> {
     let failed = |error| RunError::Listen { address: settings.listen.to_string(), error };
-    let listener = match TcpListener::bind(settings.listen).await {
-        // A machine without IPv6 has no `[::]`; everything on IPv4 is what was meant.
-        Err(error) if settings.listen.ip().is_unspecified() && error.kind() == io::ErrorKind::Unsupported => {
-            TcpListener::bind(("0.0.0.0", settings.listen.port())).await
-        }
-        bound => bound,
-    }
-    .map_err(failed)?;
+    let listener = bind(settings.listen).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
     Ok(listener)
+}
+
+async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    match TcpListener::bind(address).await {
+        // A machine without IPv6 has no `[::]`; everything on IPv4 is what was meant.
+        Err(error) if address.ip().is_unspecified() && error.kind() == io::ErrorKind::Unsupported => {
+            TcpListener::bind(("0.0.0.0", address.port())).await
+        }
+        bound => bound,
+    }
+}
+
+/// The listener of the front door, if there is to be one.
+async fn open_front(settings: Option<FrontSettings>) -> Result<Option<(FrontSettings, TcpListener)>, RunError> {
+    let Some(settings) = settings else { return Ok(None) };
+    let failed = |error| RunError::Front { address: settings.listen.to_string(), error };
+    let listener = bind(settings.listen).await.map_err(failed)?;
+    Ok(Some((settings, listener)))
 }
 
 async fn open(settings: &Settings) -> Result<Arc<Edits>, RunError> {

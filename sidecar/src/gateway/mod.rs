@@ -46,6 +46,7 @@ pub(crate) use self::backoff::Backoff;
 pub(crate) use self::env::inherited as inherited_environment;
 pub(crate) use self::logs::LogLine;
 use self::logs::Logs;
+pub(crate) use self::rpc::{RpcError, call as rpc_call};
 
 /// Requests that may wait for the owner task to look at them.
 const INBOX: usize = 16;

@@ -6,6 +6,7 @@
 mod control;
 mod disk;
 mod footprint;
+mod front;
 mod load;
 mod machine;
 mod proc;
@@ -94,6 +95,7 @@ fn measure(report: &mut Report, plan: Plan) -> Result<()> {
     memory.push(footprint::loaded(&sidecar, "writes", &format!("sidecar after the writes, {files} files"))?);
     sidecar.stop()?;
     writes::memory_section(report, plan).context("writes in memory")?;
+    front::section(report, plan).context("front door")?;
 
     let mut synced = sync::section(report, plan).context("with control");
     memory.extend(synced.as_mut().map(std::mem::take).unwrap_or_default());
