@@ -6,6 +6,9 @@ use serde_json::{Value, json};
 
 use super::body::Answer;
 
+/// An answer instead of a result. Boxed: it is rare, and what it stands beside is small.
+pub(super) type Refused = Box<Response<Answer>>;
+
 /// JSON.
 pub(super) fn json(status: StatusCode, value: &Value) -> Response<Answer> {
     with_type(status, "application/json", value.to_string())

@@ -11,7 +11,8 @@
 //! |---|---|
 //! | `route`, `client`, `network`, `headers`, `view` | pure: whose a path is, who asks, what a proxy changes, what the configuration says |
 //! | `strict`, `frames` | pure: where a request ends; what a WebSocket's first frames say |
-//! | `server`, `addresses` | connections, their limits, and who answers |
+//! | `settings` | what can be set |
+//! | `server`, `socket`, `addresses` | connections, their limits, and who answers |
 //! | `proxy`, `pool`, `body`, `tunnel` | passing on: requests, connections to the gateway, bodies, WebSockets |
 //! | `sessions`, `attempts`, `pairing`, `setup` | operators: how they sign in, and what that opens |
 //! | `waiting`, `answers`, `stats` | what is said while the gateway does not serve; figures |
@@ -32,25 +33,23 @@ mod proxy;
 mod route;
 mod server;
 mod sessions;
+mod settings;
 mod setup;
+mod socket;
 mod stats;
 mod strict;
 mod tunnel;
 mod view;
 mod waiting;
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use winston_wire::env::Secret;
 
-pub(crate) use self::client::Trust;
-pub(crate) use self::network::Networks;
+pub(crate) use self::settings::FrontSettings;
 pub(crate) use self::stats::{FrontReport, Shared as FrontShared};
 
 use self::pairing::Operator;
@@ -72,24 +71,6 @@ const OTHER_FILES: u64 = 256;
 
 /// Descriptors that a connection takes: itself, and its other half to the gateway.
 const FILES_EACH: u64 = 2;
-
-/// The front door's part of the settings.
-pub(crate) struct FrontSettings {
-    pub(crate) listen: SocketAddr,
-    pub(crate) trust: Trust,
-    pub(crate) password: Option<Secret>,
-    /// Scheme, host and port under which people reach us, if it is known.
-    pub(crate) origin: Option<String>,
-    pub(crate) max_connections: usize,
-    pub(crate) max_per_address: usize,
-    pub(crate) gateway_port: u16,
-    pub(crate) gateway_token: Option<Secret>,
-    /// Port of the file API.
-    pub(crate) sidecar_port: u16,
-    /// The `openclaw` program and where it is looked up.
-    pub(crate) program: PathBuf,
-    pub(crate) path: String,
-}
 
 /// Serves until `stopped` becomes true.
 pub(crate) async fn run(

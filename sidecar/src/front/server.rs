@@ -1,7 +1,6 @@
 //! Accepting connections on the public port, and who answers what comes on them.
 
 use std::convert::Infallible;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,13 +12,13 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout;
 use winston_wire::{GatewayState, GatewayStatus};
 
 use super::addresses::{Addresses, Place};
+use super::answers::Refused;
 use super::attempts::Attempts;
 use super::body::Answer;
 use super::client::Caller;
@@ -30,20 +29,12 @@ use super::route::{Route, route};
 use super::sessions::{Password, Sessions};
 use super::stats::{Counted, Shared, Trouble};
 use super::strict::Strict;
-use super::{FrontSettings, answers, network, setup};
+use super::{FrontSettings, answers, network, setup, socket};
 use crate::http::{self as api, App};
 
 /// Longest time between two requests on one connection. Longer than the 60 s after which Railway's edge drops one that it does not use, so that
 /// it is never we who close a connection on which its next request is already on the way.
 const IDLE_TIME: Duration = Duration::from_secs(75);
-
-/// Longest time, in milliseconds, without the client taking any of its answer.
-const STALLED_MS: u32 = 30_000;
-
-/// When a silent connection is asked whether it is still there, how often, and how many times in vain.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
-const KEEPALIVE_PAUSE: Duration = Duration::from_secs(10);
-const KEEPALIVE_PROBES: u32 = 3;
 
 /// Largest request head.
 const HEAD_BYTES: usize = 64 * 1024;
@@ -117,7 +108,7 @@ impl Front {
                         tokio::spawn(async move {
                             let _permit = permit;
                             // Whoever does not take it has to do without.
-                            let _ = timeout(TURN_AWAY_TIME, turn_away(stream, trouble)).await;
+                            let _ = timeout(TURN_AWAY_TIME, socket::turn_away(stream, trouble)).await;
                         });
                     }
                 }
@@ -138,7 +129,7 @@ impl Front {
     }
 
     fn serve(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, hold: Arc<Hold>) {
-        if let Err(error) = prepare(&stream) {
+        if let Err(error) = socket::prepare(&stream) {
             tracing::debug!(%error, "socket options");
         }
         let front = Arc::clone(self);
@@ -182,7 +173,7 @@ impl Front {
         let route = route(uri.path(), &known.view.webhooks);
         let mut response = match self.checked(peer, &request, route, &request_id) {
             Ok((caller, place)) => self.dispatch(route, hold, caller, place, request, &request_id).await,
-            Err(refusal) => refusal,
+            Err(refusal) => *refusal,
         };
         // The checks on a connection end where an upgrade is asked for; so does the connection, if there is none.
         if asks_upgrade && response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -214,10 +205,10 @@ impl Front {
         request: &Request<Incoming>,
         route: Route<'_>,
         request_id: &str,
-    ) -> Result<(Caller, Place), Response<Answer>> {
+    ) -> Result<(Caller, Place), Refused> {
         let refuse = |trouble, status, code, message| {
             self.shared.trouble(trouble);
-            Err(answers::refusal(status, code, message, request_id))
+            Err(Box::new(answers::refusal(status, code, message, request_id)))
         };
         let uri = request.uri();
         // `http://host/path`, `host:port` and `*`: only a proxy that is asked for other hosts gets those.
@@ -242,7 +233,7 @@ impl Front {
             None => {
                 let message = "too many requests of this address at once";
                 let refused = refuse(Trouble::Address, StatusCode::TOO_MANY_REQUESTS, "too_many_requests", message);
-                refused.map_err(|response| answers::retry_after(response, 1))
+                refused.map_err(|response| Box::new(answers::retry_after(*response, 1)))
             }
         }
     }
@@ -326,33 +317,4 @@ fn mounted(rest: &str, mut request: Request<Incoming>) -> Option<Request<Incomin
         *request.uri_mut() = target.parse::<Uri>().ok()?;
     }
     Some(request)
-}
-
-/// Options of an accepted connection. Failing to set one is no reason not to serve.
-fn prepare(stream: &TcpStream) -> io::Result<()> {
-    use rustix::net::sockopt;
-    stream.set_nodelay(true)?;
-    // A client that does not read its answer is dropped by the kernel (tcp(7): also when the window is closed).
-    sockopt::set_tcp_user_timeout(stream, STALLED_MS)?;
-    // A WebSocket may be silent for days; a peer that is gone without a word must not hold it that long.
-    sockopt::set_socket_keepalive(stream, true)?;
-    sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
-    sockopt::set_tcp_keepintvl(stream, KEEPALIVE_PAUSE)?;
-    sockopt::set_tcp_keepcnt(stream, KEEPALIVE_PROBES)?;
-    Ok(())
-}
-
-/// Says that there is no room, and reads on a little: a connection that is closed with unread bytes loses the answer too.
-async fn turn_away(mut stream: TcpStream, trouble: Trouble) -> io::Result<()> {
-    let status = if trouble == Trouble::Full { "503 Service Unavailable" } else { "429 Too Many Requests" };
-    let body = format!("{{\"error\":\"too many connections\",\"code\":\"{}\"}}", trouble.as_str());
-    let length = body.len();
-    let answer = format!(
-        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
-    );
-    stream.write_all(answer.as_bytes()).await?;
-    stream.shutdown().await?;
-    let mut rest = [0; 1024];
-    while stream.read(&mut rest).await? > 0 {}
-    Ok(())
 }

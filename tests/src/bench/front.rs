@@ -125,7 +125,9 @@ pub(super) fn section(report: &mut Report, plan: Plan) -> Result<()> {
             .value("rate", of_front.rate, Unit::PerSecond)
             .goal("added p50", added(&of_front), Unit::Micros, Goal::Below(150.0))
             .value("per request", of_front.micros, Unit::Micros)
-            .goal("of plain", of_front.rate / of_plain.rate * 100.0, Unit::Percent, Goal::AtLeast(80.0)),
+            // Where others use the machine too, the second figure says more than the first.
+            .goal("of plain", of_front.rate / of_plain.rate * 100.0, Unit::Percent, Goal::AtLeast(80.0))
+            .value("by processor time", of_plain.micros / of_front.micros * 100.0, Unit::Percent),
     );
     match node {
         Ok(_) => {

@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::super::answers::json;
+use super::super::answers::{Refused, json};
 use super::super::body::Answer;
 use super::super::pairing::{self, Operator};
 use super::super::server::Front;
@@ -37,7 +37,7 @@ struct Approval {
 pub(super) async fn run(front: &Arc<Front>, request: Request<Incoming>) -> Response<Answer> {
     let command: Command = match super::body(request).await {
         Ok(command) => command,
-        Err(refusal) => return refusal,
+        Err(refusal) => return *refusal,
     };
     let gateway = &front.app.gateway;
     match command.cmd.as_str() {
@@ -68,7 +68,7 @@ pub(super) async fn run(front: &Arc<Front>, request: Request<Incoming>) -> Respo
                 }
                 Err(error) => rpc_failed(&error),
             },
-            Err(refusal) => refusal,
+            Err(refusal) => *refusal,
         },
         "openclaw.devices.approve" => match command.arg.as_ref().and_then(Value::as_str) {
             Some(id) => approve_request(front, id).await,
@@ -82,7 +82,7 @@ pub(super) async fn run(front: &Arc<Front>, request: Request<Incoming>) -> Respo
 pub(super) async fn pending(front: &Front) -> Response<Answer> {
     let operator = match asked(front) {
         Ok(operator) => operator,
-        Err(refusal) => return refusal,
+        Err(refusal) => return *refusal,
     };
     match pairing::pending(operator).await {
         Ok(list) => {
@@ -99,7 +99,7 @@ pub(super) async fn pending(front: &Front) -> Response<Answer> {
 pub(super) async fn approve(front: &Front, request: Request<Incoming>) -> Response<Answer> {
     match super::body::<Approval>(request).await {
         Ok(approval) => approve_request(front, &approval.request_id).await,
-        Err(refusal) => refusal,
+        Err(refusal) => *refusal,
     }
 }
 
@@ -120,17 +120,17 @@ async fn approve_request(front: &Front, id: &str) -> Response<Answer> {
             }
             Err(error) => rpc_failed(&error),
         },
-        Err(refusal) => refusal,
+        Err(refusal) => *refusal,
     }
 }
 
-fn asked(front: &Front) -> Result<&Operator, Response<Answer>> {
+fn asked(front: &Front) -> Result<&Operator, Refused> {
     front.operator.as_ref().ok_or_else(|| {
-        output(
+        Box::new(output(
             StatusCode::INTERNAL_SERVER_ERROR,
             false,
             "OPENCLAW_GATEWAY_TOKEN is not set, so the gateway cannot be asked\n".to_owned(),
-        )
+        ))
     })
 }
 

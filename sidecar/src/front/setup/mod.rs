@@ -19,7 +19,7 @@ mod version;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{HOST, ORIGIN, SET_COOKIE, WWW_AUTHENTICATE};
+use http::header::{ORIGIN, SET_COOKIE, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
@@ -28,7 +28,7 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use super::addresses::Place;
-use super::answers::{json, page, retry_after, text};
+use super::answers::{Refused, json, page, retry_after, text};
 use super::body::Answer;
 use super::client::Caller;
 use super::server::{Front, not_found};
@@ -54,10 +54,10 @@ pub(super) async fn answer(
         return json(StatusCode::OK, &json!({ "ok": true }));
     }
     if let Err(refusal) = admitted(front, caller, request.headers(), request_id) {
-        return refusal;
+        return *refusal;
     }
     let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
-    if !is_read && is_from_another_site(request.headers()) {
+    if !is_read && is_from_another_site(request.headers(), &caller.host) {
         return json(StatusCode::FORBIDDEN, &json!({ "ok": false, "error": "this request comes from another site" }));
     }
     match (request.method(), rest) {
@@ -79,16 +79,16 @@ pub(super) async fn answer(
 }
 
 /// Lets the operator in; otherwise what he is told.
-fn admitted(front: &Front, caller: &Caller, headers: &HeaderMap, request_id: &str) -> Result<(), Response<Answer>> {
+fn admitted(front: &Front, caller: &Caller, headers: &HeaderMap, request_id: &str) -> Result<(), Refused> {
     if front.app.token.admits(headers) {
         return Ok(());
     }
-    let Some(password) = &front.password else { return Err(not_found(request_id)) };
+    let Some(password) = &front.password else { return Err(Box::new(not_found(request_id))) };
     let now = Instant::now();
     if let Some(wait) = front.attempts.wait(caller.address, now) {
         front.shared.trouble(Trouble::Password);
         let refusal = text(StatusCode::TOO_MANY_REQUESTS, "Too many wrong passwords");
-        return Err(retry_after(refusal, wait.as_secs() + 1));
+        return Err(Box::new(retry_after(refusal, wait.as_secs() + 1)));
     }
     let message = match password.check(headers) {
         Presented::Right => {
@@ -105,20 +105,19 @@ fn admitted(front: &Front, caller: &Caller, headers: &HeaderMap, request_id: &st
     };
     let mut refusal = text(StatusCode::UNAUTHORIZED, message);
     refusal.headers_mut().insert(WWW_AUTHENTICATE, CHALLENGE);
-    Err(refusal)
+    Err(Box::new(refusal))
 }
 
-/// A browser sends a password that it knows with whatever any page makes it send; it also says which page that was.
-fn is_from_another_site(headers: &HeaderMap) -> bool {
+/// A browser sends a password that it knows with whatever any page makes it send; it also says which page that was. `host` is the one by which
+/// the caller reached us.
+fn is_from_another_site(headers: &HeaderMap, host: &HeaderValue) -> bool {
     let fetch_site = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
     if fetch_site.is_some_and(|site| !matches!(site, b"same-origin" | b"none")) {
         return true;
     }
     let Some(origin) = headers.get(ORIGIN) else { return false };
-    let hosts = [headers.get("x-forwarded-host"), headers.get(HOST)];
     let of_origin = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, host)| host.as_bytes());
-    !of_origin
-        .is_some_and(|of_origin| hosts.iter().flatten().any(|host| host.as_bytes().eq_ignore_ascii_case(of_origin)))
+    !of_origin.is_some_and(|of_origin| host.as_bytes().eq_ignore_ascii_case(of_origin))
 }
 
 async fn status(front: &Front) -> serde_json::Value {
@@ -136,8 +135,8 @@ async fn status(front: &Front) -> serde_json::Value {
 }
 
 /// A JSON body, or what its sender is told.
-async fn body<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Response<Answer>> {
-    let refuse = |status, error: &str| Err(json(status, &json!({ "ok": false, "error": error })));
+async fn body<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Refused> {
+    let refuse = |status, error: &str| Err(Box::new(json(status, &json!({ "ok": false, "error": error }))));
     match timeout(BODY_TIME, Limited::new(request.into_body(), BODY_BYTES).collect()).await {
         Err(_) => refuse(StatusCode::REQUEST_TIMEOUT, "the request body took too long"),
         Ok(Err(_)) => refuse(StatusCode::BAD_REQUEST, "the request body is too large or ended early"),
@@ -156,15 +155,14 @@ mod tests {
     fn other_sites_may_not_act_with_an_operators_browser() {
         let from = |rows: &[(&'static str, &'static str)]| {
             let mut headers = HeaderMap::new();
-            headers.insert(HOST, HeaderValue::from_static("t.example.com"));
             for (name, value) in rows {
                 headers.insert(*name, HeaderValue::from_static(value));
             }
-            is_from_another_site(&headers)
+            is_from_another_site(&headers, &HeaderValue::from_static("t.example.com"))
         };
         assert!(!from(&[]), "a program");
         assert!(!from(&[("origin", "https://t.example.com"), ("sec-fetch-site", "same-origin")]));
-        assert!(!from(&[("origin", "https://p.example.com"), ("x-forwarded-host", "p.example.com")]));
+        assert!(from(&[("origin", "https://p.example.com"), ("x-forwarded-host", "p.example.com")]));
         assert!(from(&[("origin", "https://evil.example.com")]));
         assert!(from(&[("origin", "null")]));
         assert!(from(&[("sec-fetch-site", "cross-site")]));
