@@ -1,6 +1,7 @@
 //! Putting the parts together, and taking them apart in order.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::config::Settings;
 use crate::edits::{EditError, Edits};
+use crate::front::{self, FrontSettings, FrontShared};
 use crate::fs::{Root, TenantPath};
 use crate::gateway::{self, FileSettings, GatewayConfig, GatewayHandle, Inherited, Limits, LogSettings};
 use crate::handover::Handover;
@@ -35,6 +37,8 @@ pub(crate) enum RunError {
     DataDir { path: String, error: EditError },
     #[error("cannot listen on {address}: {error}; set WINSTON_SIDECAR_LISTEN to a free address")]
     Listen { address: String, error: io::Error },
+    #[error("cannot open the front door at {address}: {error}; set WINSTON_FRONT_LISTEN to a free address, or to off")]
+    Front { address: String, error: io::Error },
     #[error("cannot prepare the connection to control: {0}; check WINSTON_CONTROL_CA_FILE")]
     Control(io::Error),
     #[error("{0}")]
@@ -51,13 +55,14 @@ pub(crate) enum Ending {
 }
 
 /// Runs until somebody asks to stop or to make room for another binary.
-pub(crate) async fn run(settings: Settings, handover: Option<Handover>) -> Result<Ending, RunError> {
+pub(crate) async fn run(mut settings: Settings, handover: Option<Handover>) -> Result<Ending, RunError> {
     let mut signals = Signals::new().map_err(|error| RunError::Other(format!("signals: {error}")))?;
     let started = Instant::now();
     let upgrade = Arc::new(Upgrade::new(handover.is_some()));
     let (inherited, bound, up) =
         handover.map_or((None, None, None), |handover| (Some(handover.gateway), handover.listener, Some(handover.up)));
     let listener = listen(&settings, bound).await?;
+    let front = open_front(settings.front.take()).await?;
     let edits = open(&settings).await?;
 
     make_directories(&settings, &edits).await?;
@@ -81,8 +86,13 @@ pub(crate) async fn run(settings: Settings, handover: Option<Handover>) -> Resul
         max_archive_bytes: settings.max_archive_bytes,
         streams: Streams::new(stopped.clone()),
         counters: HttpCounters::default(),
+        front: front.as_ref().map(|_| Arc::new(FrontShared::default())),
     };
-    let server = tokio::spawn(Server::new(listener, Arc::new(app)).run(stopped));
+    let app = Arc::new(app);
+    let front = front.zip(app.front.clone()).map(|((settings, listener), shared)| {
+        tokio::spawn(front::run(settings, listener, Arc::clone(&app), shared, stopped.clone()))
+    });
+    let server = tokio::spawn(Server::new(listener, app).run(stopped));
     if let Some(up) = &up {
         up.tell();
     }
@@ -115,6 +125,11 @@ pub(crate) async fn run(settings: Settings, handover: Option<Handover>) -> Resul
     }
     if server.await.is_err() {
         tracing::error!("the server had panicked");
+    }
+    if let Some(front) = front
+        && front.await.is_err()
+    {
+        tracing::error!("the front door had panicked");
     }
     spawned(move || watch.stop()).await?;
     if ending == Ending::Replaced {
@@ -160,7 +175,7 @@ async fn listen(settings: &Settings, bound: Option<std::net::TcpListener>) -> Re
     let failed = |error| RunError::Listen { address: settings.listen.to_string(), error };
     let listener = match bound {
         Some(bound) => bound.set_nonblocking(true).and_then(|()| TcpListener::from_std(bound)),
-        None => bind(settings).await,
+        None => bind(settings.listen).await,
     }
     .map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
@@ -168,14 +183,22 @@ async fn listen(settings: &Settings, bound: Option<std::net::TcpListener>) -> Re
     Ok(listener)
 }
 
-async fn bind(settings: &Settings) -> io::Result<TcpListener> {
-    match TcpListener::bind(settings.listen).await {
+async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    match TcpListener::bind(address).await {
         // A machine without IPv6 has no `[::]`; everything on IPv4 is what was meant.
-        Err(error) if settings.listen.ip().is_unspecified() && error.kind() == io::ErrorKind::Unsupported => {
-            TcpListener::bind(("0.0.0.0", settings.listen.port())).await
+        Err(error) if address.ip().is_unspecified() && error.kind() == io::ErrorKind::Unsupported => {
+            TcpListener::bind(("0.0.0.0", address.port())).await
         }
         bound => bound,
     }
+}
+
+/// The listener of the front door, if there is to be one.
+async fn open_front(settings: Option<FrontSettings>) -> Result<Option<(FrontSettings, TcpListener)>, RunError> {
+    let Some(settings) = settings else { return Ok(None) };
+    let failed = |error| RunError::Front { address: settings.listen.to_string(), error };
+    let listener = bind(settings.listen).await.map_err(failed)?;
+    Ok(Some((settings, listener)))
 }
 
 async fn open(settings: &Settings) -> Result<Arc<Edits>, RunError> {

@@ -10,6 +10,7 @@ use tracing_subscriber::filter::Targets;
 use winston_wire::env::{Reader, Secret, Variable};
 use winston_wire::{GATEWAY_PORT, HANDOVER_FDS, HandoverFds, SIDECAR_PORT};
 
+use crate::front::FrontSettings;
 use crate::fs::{Layout, Patterns, Selection, TenantPath};
 use crate::gateway::{Identity, inherited_environment};
 use crate::journal;
@@ -92,6 +93,43 @@ pub(crate) const VARIABLES: &[Variable] = &[
         name: "WINSTON_GATEWAY_LOG_FILES",
         default: "5",
         meaning: "Most files of the gateway's log; the oldest is removed. `0`: its log is kept in memory only. At most 100.",
+    },
+    Variable {
+        name: "PORT",
+        default: "",
+        meaning: "Public port of the container, as the platform sets it; see `WINSTON_FRONT_LISTEN`.",
+    },
+    Variable {
+        name: "WINSTON_FRONT_LISTEN",
+        default: "[::]:$PORT",
+        meaning: "Address and port of the front door, or `off`. Off too without `PORT`, and when `PORT` is that of the file API.",
+    },
+    Variable {
+        name: "WINSTON_TRUSTED_PROXIES",
+        default: "",
+        meaning: "Networks (CIDR, separated by commas) of the proxies whose forwarding headers are believed. Unset: loopback, and on Railway 100.64.0.0/10, where its edge comes from.",
+    },
+    Variable {
+        name: "WINSTON_PUBLIC_ORIGIN",
+        default: "https://$RAILWAY_PUBLIC_DOMAIN",
+        meaning: "Scheme, host and port under which people reach the front door.",
+    },
+    Variable { name: "RAILWAY_PUBLIC_DOMAIN", default: "", meaning: "Set by Railway; see `WINSTON_PUBLIC_ORIGIN`." },
+    Variable { name: "RAILWAY_ENVIRONMENT_ID", default: "", meaning: "Set by Railway; says that this is Railway." },
+    Variable {
+        name: "SETUP_PASSWORD",
+        default: "",
+        meaning: "Password of `/setup` at the front door. Unset: there is no `/setup`.",
+    },
+    Variable {
+        name: "WINSTON_FRONT_MAX_CONNECTIONS",
+        default: "4096",
+        meaning: "Most open connections at the front door, WebSockets included.",
+    },
+    Variable {
+        name: "WINSTON_FRONT_MAX_PER_ADDRESS",
+        default: "256",
+        meaning: "Most connections, and most requests and WebSockets at once, of one IPv4 address or IPv6 /64.",
     },
     Variable {
         name: "WINSTON_MAX_FILE_BYTES",
@@ -191,6 +229,8 @@ pub(crate) struct Settings {
     /// `None`: no gateway.
     pub(crate) gateway: Option<GatewaySettings>,
     pub(crate) identity: Option<Identity>,
+    /// `None`: no front door.
+    pub(crate) front: Option<FrontSettings>,
     pub(crate) max_file_bytes: u64,
     pub(crate) max_archive_bytes: u64,
     pub(crate) journal: journal::Limits,
@@ -227,6 +267,8 @@ impl Settings {
         let control_ca_file = reader.text("WINSTON_CONTROL_CA_FILE").map(PathBuf::from);
         let identity = identity(&mut reader);
         let gateway = gateway(&mut reader, &data_dir, own);
+        let file_api = listen.unwrap_or_else(|| SocketAddr::from(([0u16; 8], SIDECAR_PORT)));
+        let front = FrontSettings::read(&mut reader, file_api, gateway.as_ref());
         let max_file_bytes = reader.parsed("WINSTON_MAX_FILE_BYTES", "a number of bytes").unwrap_or(10 * 1024 * 1024);
         if !(1..=MAX_FILE_BYTES).contains(&max_file_bytes) {
             reader.mistake(format!("WINSTON_MAX_FILE_BYTES must be between 1 and {MAX_FILE_BYTES}"));
@@ -253,11 +295,12 @@ impl Settings {
             tenant_id,
             data_dir,
             layout,
-            listen: listen.unwrap_or_else(|| SocketAddr::from(([0u16; 8], SIDECAR_PORT))),
+            listen: file_api,
             control_url,
             control_ca_file,
             gateway,
             identity,
+            front,
             max_file_bytes,
             max_archive_bytes,
             journal: journal::Limits { segment_bytes, max_bytes },
@@ -411,6 +454,12 @@ mod tests {
             ("WINSTON_GATEWAY_LOG_RING_BYTES", "0"),
             ("WINSTON_GATEWAY_LOG_FILE_BYTES", "1000"),
             ("WINSTON_GATEWAY_LOG_FILES", "many"),
+            ("PORT", "http"),
+            ("WINSTON_FRONT_LISTEN", "8080"),
+            ("WINSTON_TRUSTED_PROXIES", "10.0.0.0/8,localhost"),
+            ("WINSTON_PUBLIC_ORIGIN", "https://t.example.com/"),
+            ("WINSTON_FRONT_MAX_CONNECTIONS", "0"),
+            ("WINSTON_FRONT_MAX_PER_ADDRESS", "many"),
         ])
         .err()
         .unwrap_or_default();
@@ -429,6 +478,12 @@ mod tests {
             "WINSTON_GATEWAY_LOG_RING_BYTES must be between",
             "WINSTON_GATEWAY_LOG_FILE_BYTES",
             "WINSTON_GATEWAY_LOG_FILES",
+            "PORT must",
+            "WINSTON_FRONT_LISTEN",
+            "WINSTON_TRUSTED_PROXIES: `localhost`",
+            "WINSTON_PUBLIC_ORIGIN",
+            "WINSTON_FRONT_MAX_CONNECTIONS",
+            "WINSTON_FRONT_MAX_PER_ADDRESS",
         ] {
             assert!(mistakes.iter().any(|mistake| mistake.contains(name)), "{name} in {mistakes:?}");
         }

@@ -7,6 +7,7 @@ mod app;
 mod config;
 mod edits;
 mod failpoint;
+mod front;
 mod fs;
 #[cfg(test)]
 mod fuzz;

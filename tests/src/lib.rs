@@ -1,5 +1,6 @@
 //! Helpers that the end-to-end tests, the demo and the benchmarks share.
 
+pub mod backend;
 pub mod bench;
 pub mod canary;
 pub mod chaos;

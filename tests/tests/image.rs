@@ -178,13 +178,13 @@ fn the_railway_file_agrees_with_the_code() -> Result<()> {
     let quoted = |text: &str| format!("{text:?}");
     assert_eq!(settings["builder"], "\"DOCKERFILE\"");
     assert_eq!(settings["dockerfilePath"], "\"Dockerfile\"");
-    assert_eq!(settings["healthcheckPath"], "\"/health\"");
+    assert_eq!(settings["healthcheckPath"], "\"/healthz\"");
     assert_eq!(settings["requiredMountPath"], quoted(&default_of(&rows, "WINSTON_DATA_DIR")?));
     let draining: u64 = settings["drainingSeconds"].parse()?;
     let grace: u64 = default_of(&rows, "WINSTON_STOP_GRACE_SECONDS")?.parse()?;
     assert!(draining > grace, "the platform must not kill first");
     assert!(!settings.contains_key("startCommand"), "it replaces PID 1");
-    assert!(text.contains(&format!("PORT={SIDECAR_PORT}")));
+    assert!(text.contains("PORT=8080,"));
     Ok(())
 }
 

@@ -36,6 +36,7 @@ pub(crate) fn config(facts: &Facts, settings: &Settings, layout: &Layout) -> Str
     }
     if let Some(origin) = &layout.public_origin {
         config["gateway"]["controlUi"] = json!({"allowedOrigins": [literal(origin)]});
+        config["gateway"]["publicOrigin"] = literal(origin);
     }
     if settings.telegram_token_set {
         config["channels"] = json!({
@@ -104,5 +105,6 @@ mod tests {
         layout.public_origin = Some("https://tenant.example.com".to_owned());
         let config = parsed(&Settings::default(), &layout);
         assert_eq!(config["gateway"]["controlUi"]["allowedOrigins"][0], "https://tenant.example.com");
+        assert_eq!(config["gateway"]["publicOrigin"], "https://tenant.example.com");
     }
 }

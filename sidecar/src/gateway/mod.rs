@@ -56,6 +56,7 @@ use self::output::Output;
 pub(crate) use self::output::Pipe;
 use self::reaped::ReapedEnds;
 use self::record::Store;
+pub(crate) use self::rpc::{RpcError, call as rpc_call};
 
 /// Longest wait at the end for the last lines to be written to the log file.
 const LAST_LINES: Duration = Duration::from_secs(1);

@@ -38,7 +38,7 @@ const CALL: &str = "2";
 
 /// Why a call has no result.
 #[derive(Debug, Error)]
-pub(super) enum RpcError {
+pub(crate) enum RpcError {
     #[error("the gateway does not accept connections")]
     Connect(#[source] std::io::Error),
     #[error("the connection to the gateway failed")]
@@ -85,7 +85,7 @@ struct Fault {
 }
 
 /// Connects, makes one call and returns its payload. Takes at most `limit`.
-pub(super) async fn call(
+pub(crate) async fn call(
     port: u16,
     secret: &Secret,
     method: &str,

@@ -16,12 +16,21 @@ impl TokenDigest {
     }
 
     /// Whether the request carries the token: exactly one `Authorization: Bearer <token>`.
-    pub(super) fn admits(&self, headers: &HeaderMap) -> bool {
+    pub(crate) fn admits(&self, headers: &HeaderMap) -> bool {
         let mut values = headers.get_all(AUTHORIZATION).iter();
         match (values.next().and_then(bearer), values.next()) {
-            (Some(token), None) => Sha256::digest(token).ct_eq(&self.0).into(),
+            (Some(token), None) => self.is(token),
             _ => false,
         }
+    }
+
+    /// Whether this value of a header carries the token.
+    pub(crate) fn is_in(&self, value: &HeaderValue) -> bool {
+        bearer(value).is_some_and(|token| self.is(token))
+    }
+
+    fn is(&self, token: &[u8]) -> bool {
+        Sha256::digest(token).ct_eq(&self.0).into()
     }
 }
 

@@ -29,7 +29,7 @@ const BUDGET_TIME: Duration = Duration::from_secs(10);
 const CHUNK: u64 = 64 * 1024;
 
 /// Body of an answer.
-pub(super) enum Body {
+pub(crate) enum Body {
     /// In memory.
     Full(Option<Bytes>),
     /// A file that is read while it is sent.
@@ -39,7 +39,7 @@ pub(super) enum Body {
 }
 
 /// The rest of a file. A piece is read when the connection can take it, so a slow client holds no thread.
-pub(super) struct FileBody {
+pub(crate) struct FileBody {
     file: Arc<File>,
     reading: Option<JoinHandle<std::io::Result<Bytes>>>,
     left: u64,

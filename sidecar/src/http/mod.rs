@@ -7,6 +7,7 @@ mod archive;
 mod auth;
 mod body;
 mod conditional;
+mod door;
 mod error;
 #[cfg(test)]
 mod fuzz;
@@ -27,12 +28,15 @@ use std::time::Instant;
 use tokio::sync::Semaphore;
 
 use crate::edits::Edits;
+use crate::front::FrontShared;
 use crate::gateway::GatewayHandle;
 use crate::sync::{Engine, SyncStatus};
 use crate::upgrade::Upgrade;
 use crate::watch::WatchStatus;
 
 pub(crate) use auth::TokenDigest;
+pub(crate) use body::Body;
+pub(crate) use door::{answer, export, import, request_id};
 pub(crate) use metrics::HttpCounters;
 pub(crate) use server::Server;
 pub(crate) use streams::Streams;
@@ -58,6 +62,8 @@ pub(crate) struct App {
     /// Places for answers that take long.
     pub(crate) streams: Streams,
     pub(crate) counters: HttpCounters,
+    /// `None` without a front door.
+    pub(crate) front: Option<Arc<FrontShared>>,
 }
 
 /// Concurrent mutations. Enough for group commit to pay off.

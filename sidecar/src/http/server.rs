@@ -109,9 +109,9 @@ impl Server {
 }
 
 /// Answers a request; failures are logged here and nowhere else.
-async fn answer(app: &App, request: Request<Incoming>) -> Response<Body> {
+pub(super) async fn answer(app: &App, request: Request<Incoming>) -> Response<Body> {
     let started = Instant::now();
-    let request_id = request_id(request.headers());
+    let (request_id, _) = request_id(request.headers());
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
     let mut response = match router::route(app, request).await {
@@ -135,10 +135,13 @@ async fn answer(app: &App, request: Request<Incoming>) -> Response<Body> {
     response
 }
 
-/// The caller's request id when it is short and printable, otherwise a new one.
-fn request_id(headers: &HeaderMap) -> String {
+/// The caller's request id when it is short and printable, otherwise a new one; whether it is the caller's.
+pub(super) fn request_id(headers: &HeaderMap) -> (String, bool) {
     let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
     let usable =
         |id: &&str| !id.is_empty() && id.len() <= MAX_REQUEST_ID && id.bytes().all(|byte| byte.is_ascii_graphic());
-    given.filter(usable).map_or_else(|| Uuid::new_v4().simple().to_string(), str::to_owned)
+    match given.filter(usable) {
+        Some(id) => (id.to_owned(), true),
+        None => (Uuid::new_v4().simple().to_string(), false),
+    }
 }

@@ -8,6 +8,7 @@ mod control;
 mod disk;
 mod figure;
 mod footprint;
+mod front;
 mod idle;
 mod load;
 mod machine;
@@ -123,6 +124,8 @@ fn measure(report: &mut Report, plan: Plan) -> Result<()> {
     let outcome = writes::memory_section(report, plan).context("writes in memory");
     failures.extend(outcome.err());
     let outcome = peer::section(report, plan).context("the old sidecar's jobs");
+    failures.extend(outcome.err());
+    let outcome = front::section(report, plan).context("front door");
     failures.extend(outcome.err());
     let outcome = scale::section(report, plan).context("large workspace");
     failures.extend(outcome.err());

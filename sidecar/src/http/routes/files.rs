@@ -23,7 +23,7 @@ use crate::fs::TenantPath;
 const NO_VERSION: ContentHash = ContentHash::from_bytes([0; 32]);
 
 /// Who makes a change; any text of up to [`MAX_ACTOR`] printable bytes.
-const ACTOR: &str = "x-winston-actor";
+pub(in super::super) const ACTOR: &str = "x-winston-actor";
 const MAX_ACTOR: usize = 128;
 
 pub(in super::super) async fn file(

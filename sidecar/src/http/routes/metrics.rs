@@ -33,6 +33,7 @@ pub(in super::super) fn metrics(app: &App) -> Response<Body> {
     sync(&mut text, &app.sync.report());
     gateway(&mut text, app);
     http(&mut text, app);
+    front(&mut text, app);
     let mut response = Response::new(Body::full(text.finish()));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
     response
@@ -117,4 +118,38 @@ fn http(text: &mut Text, app: &App) {
     for (kind, count) in app.streams.running() {
         running.value(&[("kind", kind)], count);
     }
+}
+
+fn front(text: &mut Text, app: &App) {
+    use Kind::{Counter, Gauge};
+    let Some(front) = &app.front else { return };
+    text.single("winston_front_connections", Gauge, "Open connections at the front door.", front.connections());
+    text.single("winston_front_websockets", Gauge, "Open WebSockets to the gateway.", front.websockets());
+    let mut answers = text.family(
+        "winston_front_answers_total",
+        Counter,
+        "Answers at the front door by who gave them and class of status; 1xx are WebSockets.",
+    );
+    for (route, class, count) in front.answers() {
+        answers.value(&[("route", route), ("status", class)], count);
+    }
+    let mut seconds = text.family(
+        "winston_front_answer_seconds_total",
+        Counter,
+        "Time from the heads of requests to the heads of their answers.",
+    );
+    for (route, sum) in front.seconds() {
+        seconds.value(&[("route", route)], sum);
+    }
+    let mut troubles =
+        text.family("winston_front_refused_total", Counter, "What was turned away or failed, by reason.");
+    for (reason, count) in front.troubles() {
+        troubles.value(&[("reason", reason)], count);
+    }
+    text.single(
+        "winston_front_approved_devices_total",
+        Counter,
+        "Devices of operators that were approved.",
+        front.approvals(),
+    );
 }

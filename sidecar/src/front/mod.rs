@@ -1,0 +1,159 @@
+//! The front door: the one public port of a tenant.
+//!
+//! ```text
+//!                     ┌─ /healthz, /setup/… ── here
+//!  platform ── $PORT ─┼─ /winston/… ────────── the sidecar's own router
+//!   (TLS ends there)  ├─ Telegram's webhook ── 127.0.0.1:8787
+//!                     └─ everything else ───── the gateway, 127.0.0.1:18789
+//! ```
+//!
+//! | File | Its one job |
+//! |---|---|
+//! | `route`, `client`, `network`, `headers`, `view` | pure: whose a path is, who asks, what a proxy changes, what the configuration says |
+//! | `strict`, `frames` | pure: where a request ends; what a WebSocket's first frames say |
+//! | `settings` | what can be set |
+//! | `server`, `socket`, `addresses` | connections, their limits, and who answers |
+//! | `proxy`, `pool`, `body`, `tunnel` | passing on: requests, connections to the gateway, bodies, WebSockets |
+//! | `sessions`, `attempts`, `pairing`, `setup` | operators: how they sign in, and what that opens |
+//! | `waiting`, `answers`, `stats` | what is said while the gateway does not serve; figures |
+//!
+//! Nothing of ours goes to the gateway, and its token goes to nobody: `docs/adr/0007-front-door.md`.
+
+mod addresses;
+mod answers;
+mod attempts;
+mod body;
+mod client;
+mod frames;
+mod headers;
+mod network;
+mod pairing;
+mod pool;
+mod proxy;
+mod route;
+mod server;
+mod sessions;
+mod settings;
+mod setup;
+mod socket;
+mod stats;
+mod strict;
+mod tunnel;
+mod view;
+mod waiting;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+pub(crate) use self::settings::FrontSettings;
+pub(crate) use self::stats::{FrontReport, Shared as FrontShared};
+
+use self::pairing::Operator;
+use self::server::Front;
+use self::sessions::{Password, Sessions};
+use self::stats::Known;
+use self::view::View;
+use crate::edits::Edits;
+use crate::http::App;
+
+/// Largest configuration that is looked at.
+const CONFIG_BYTES: u64 = 1024 * 1024;
+
+/// Longest time after which a configuration that was changed on disk is seen.
+const LOOK_PAUSE: Duration = Duration::from_secs(2);
+
+/// Files that are open besides connections.
+const OTHER_FILES: u64 = 256;
+
+/// Descriptors that a connection takes: itself, and its other half to the gateway.
+const FILES_EACH: u64 = 2;
+
+/// Serves until `stopped` becomes true.
+pub(crate) async fn run(
+    mut settings: FrontSettings,
+    listener: TcpListener,
+    app: Arc<App>,
+    shared: Arc<FrontShared>,
+    stopped: watch::Receiver<bool>,
+) {
+    settings.max_connections = affordable(settings.max_connections);
+    let sessions = match Sessions::new() {
+        Ok(sessions) => sessions,
+        Err(error) => return tracing::error!(%error, "no random numbers, so no front door"),
+    };
+    let port = match listener.local_addr() {
+        Ok(address) => {
+            shared.listens(address);
+            tracing::info!(%address, max_connections = settings.max_connections, "front door open");
+            address.port()
+        }
+        Err(error) => return tracing::error!(%error, "the front door has no address"),
+    };
+    if settings.password.is_none() {
+        tracing::info!("SETUP_PASSWORD is not set; /setup is closed");
+    }
+    let own_ports = [port, settings.sidecar_port];
+    let looking = tokio::spawn(look(Arc::clone(&app.edits), Arc::clone(&shared), settings.origin.clone(), own_ports));
+    let operator = settings.gateway_token.clone().map(|secret| Operator { port: settings.gateway_port, secret });
+    let front = Front {
+        password: settings.password.as_ref().map(Password::new),
+        requests: addresses::Addresses::new(settings.max_per_address),
+        gateway: app.gateway.subscribe(),
+        pool: pool::Pool::default(),
+        attempts: attempts::Attempts::default(),
+        settings,
+        app,
+        shared,
+        sessions,
+        operator,
+        stopped,
+    };
+    Arc::new(front).run(listener).await;
+    looking.abort();
+}
+
+/// As many connections as there are descriptors for. The soft limit is raised first; Node does the same at its start.
+fn affordable(wanted: usize) -> usize {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return wanted };
+    let needed = (wanted as u64).saturating_mul(FILES_EACH).saturating_add(OTHER_FILES);
+    let raised = needed.min(hard);
+    let available =
+        if raised > soft && setrlimit(Resource::RLIMIT_NOFILE, raised, hard).is_ok() { raised } else { soft };
+    let possible = usize::try_from(available.saturating_sub(OTHER_FILES) / FILES_EACH).unwrap_or(usize::MAX).max(16);
+    if possible < wanted {
+        tracing::warn!(wanted, possible, "fewer connections than set: raise the limit of open files");
+    }
+    possible.min(wanted)
+}
+
+/// Keeps what is known of the configuration up to date.
+async fn look(edits: Arc<Edits>, shared: Arc<FrontShared>, origin: Option<String>, own_ports: [u16; 2]) {
+    let Some(path) = edits.layout().config_file() else { return };
+    let mut pause = tokio::time::interval(LOOK_PAUSE);
+    let mut seen = None;
+    let mut advised = Vec::new();
+    loop {
+        pause.tick().await;
+        let (edits, path, before) = (Arc::clone(&edits), path.clone(), seen);
+        let looked = tokio::task::spawn_blocking(move || {
+            let stat = edits.root().stat(&path).ok()?;
+            if before == Some(stat) {
+                return None;
+            }
+            let text = stat.and_then(|_| edits.root().open_file(&path).ok()?.read(CONFIG_BYTES).ok()?);
+            Some((stat, text.map(|text| String::from_utf8_lossy(&text).into_owned())))
+        });
+        let Ok(Some((stat, text))) = looked.await else { continue };
+        seen = Some(stat);
+        let view = text.as_deref().map(|text| View::of(text, origin.as_deref(), &own_ports)).unwrap_or_default();
+        for line in view.advice.iter().filter(|line| !advised.contains(*line)) {
+            tracing::warn!("{line}");
+        }
+        advised.clone_from(&view.advice);
+        shared.learn(Known { configured: stat.is_some(), view });
+    }
+}

@@ -1,0 +1,145 @@
+//! Connections to the gateway that are used again.
+//!
+//! The newest one is taken first, so that those which are not needed grow old and are closed. The gateway closes a connection five seconds
+//! after its last request (Node's default): ours are given up before, so a request seldom meets a connection that is just being closed. If
+//! it does, hyper hands back what was not sent and it goes out on a new connection.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use thiserror::Error;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+
+use super::body::Paced;
+
+/// Longest time for a connection on loopback.
+const CONNECT_TIME: Duration = Duration::from_secs(5);
+
+/// Longest time from a whole request to the head of its answer: a model may think for minutes.
+const ANSWER_TIME: Duration = Duration::from_secs(15 * 60);
+
+/// Connections that wait for their next request, and how long.
+const MOST_IDLE: usize = 64;
+const IDLE_TIME: Duration = Duration::from_secs(3);
+
+/// Largest head of an answer.
+const HEAD_BYTES: usize = 64 * 1024;
+
+/// Why there is no answer.
+#[derive(Debug, Error)]
+pub(super) enum PassError {
+    #[error("nobody listens on port {port}")]
+    Connect {
+        port: u16,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the connection was not accepted in time")]
+    ConnectTime,
+    #[error("{0}")]
+    Http(#[from] hyper::Error),
+    #[error("there was no answer in time")]
+    AnswerTime,
+}
+
+struct Idle {
+    port: u16,
+    since: Instant,
+    sender: SendRequest<Paced>,
+}
+
+/// The connections that wait.
+#[derive(Clone, Default)]
+pub(super) struct Pool(Arc<Mutex<Vec<Idle>>>);
+
+/// A connection in use.
+pub(super) struct Borrowed {
+    pool: Pool,
+    port: u16,
+    sender: SendRequest<Paced>,
+}
+
+impl Borrowed {
+    /// For the next request, once this answer has been read to its end.
+    pub(super) fn give_back(self) {
+        if self.sender.is_closed() {
+            return;
+        }
+        let now = Instant::now();
+        let mut idle = self.pool.0.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|idle| now.duration_since(idle.since) < IDLE_TIME && !idle.sender.is_closed());
+        if idle.len() < MOST_IDLE {
+            idle.push(Idle { port: self.port, since: now, sender: self.sender });
+        }
+    }
+}
+
+impl Pool {
+    /// Sends a request, on a connection that is there or on a new one.
+    pub(super) async fn send(
+        &self,
+        port: u16,
+        mut request: Request<Paced>,
+    ) -> Result<(Response<Incoming>, Borrowed), PassError> {
+        if let Some(mut sender) = self.take(port) {
+            match answered(sender.try_send_request(request)).await? {
+                Ok(response) => return Ok((response, Borrowed { pool: self.clone(), port, sender })),
+                Err(mut error) => match error.take_message() {
+                    Some(unsent) => request = unsent,
+                    None => return Err(error.into_error().into()),
+                },
+            }
+        }
+        let mut sender = connect(port, false).await?;
+        let response = answered(sender.send_request(request)).await??;
+        Ok((response, Borrowed { pool: self.clone(), port, sender }))
+    }
+
+    /// The newest connection that is ready.
+    fn take(&self, port: u16) -> Option<SendRequest<Paced>> {
+        let now = Instant::now();
+        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_fresh = |idle: &Idle| idle.port == port && now.duration_since(idle.since) < IDLE_TIME;
+        // One that is not ready still takes in the end of a request body: it is left for later.
+        let found = idle.iter().rposition(|idle| is_fresh(idle) && idle.sender.is_ready())?;
+        Some(idle.remove(found).sender)
+    }
+}
+
+/// Sends a request for an upgrade, on a connection of its own.
+pub(super) async fn send_upgrade(port: u16, request: Request<Paced>) -> Result<Response<Incoming>, PassError> {
+    let mut sender = connect(port, true).await?;
+    Ok(answered(sender.send_request(request)).await??)
+}
+
+async fn answered<T>(answer: impl Future<Output = T>) -> Result<T, PassError> {
+    timeout(ANSWER_TIME, answer).await.map_err(|_| PassError::AnswerTime)
+}
+
+async fn connect(port: u16, upgrades: bool) -> Result<SendRequest<Paced>, PassError> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let stream = timeout(CONNECT_TIME, TcpStream::connect(address)).await.map_err(|_| PassError::ConnectTime)?;
+    let stream = stream.map_err(|source| PassError::Connect { port, source })?;
+    // Heads and frames are written whole.
+    stream.set_nodelay(true).map_err(|source| PassError::Connect { port, source })?;
+    let (sender, connection) = http1::Builder::new().max_buf_size(HEAD_BYTES).handshake(TokioIo::new(stream)).await?;
+    // Ends when the sender is dropped and no body is on its way any more.
+    if upgrades {
+        tokio::spawn(ended(connection.with_upgrades()));
+    } else {
+        tokio::spawn(ended(connection));
+    }
+    Ok(sender)
+}
+
+async fn ended(connection: impl Future<Output = hyper::Result<()>>) {
+    if let Err(error) = connection.await {
+        tracing::debug!(%error, "connection to the gateway ended");
+    }
+}
