@@ -39,3 +39,19 @@ fn close_on_exec_from_three() {
         );
     }
 }
+
+/// Like [`detach`], but the program stays in our session.
+pub(crate) fn restrain(command: &mut Command, no_new_privs: bool) {
+    let prepare = move || {
+        SigSet::empty().thread_set_mask()?;
+        close_on_exec_from_three();
+        if no_new_privs {
+            nix::sys::prctl::set_no_new_privs()?;
+        }
+        Ok(())
+    };
+    // SAFETY: as for `detach`.
+    unsafe {
+        command.pre_exec(prepare);
+    }
+}

@@ -13,5 +13,6 @@ pub mod script;
 pub mod sidecar;
 pub mod stream;
 pub mod tenant;
+pub mod trial;
 pub mod wait;
 pub mod wire;

@@ -8,6 +8,7 @@
 //! | `process`, `descendants` | starting it, and ending everything that it started |
 //! | `probe`, `port`, `rpc`, `drain` | talking to it, and to no other |
 //! | `logs`, `lines` | its output |
+//! | `probation` | what a trial of a configuration sees of it |
 //!
 //! [`start`] spawns the owner task; everybody else has a [`GatewayHandle`]. A request through the handle is answered
 //! once it has been carried out or can no longer be; dropping the future withdraws the wait, not the request.
@@ -24,6 +25,7 @@ mod lines;
 mod logs;
 mod owner;
 mod port;
+mod probation;
 mod probe;
 mod process;
 mod rpc;
@@ -44,8 +46,9 @@ use winston_wire::{GatewayState, GatewayStatus, Timestamp};
 
 pub(crate) use self::backoff::Backoff;
 pub(crate) use self::env::inherited as inherited_environment;
-pub(crate) use self::logs::LogLine;
 use self::logs::Logs;
+pub(crate) use self::logs::{LogLine, Stream};
+pub(crate) use self::probation::Cli;
 
 /// Requests that may wait for the owner task to look at them.
 const INBOX: usize = 16;

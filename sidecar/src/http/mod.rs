@@ -26,6 +26,7 @@ use std::time::Instant;
 
 use tokio::sync::Semaphore;
 
+use crate::candidate::Configs;
 use crate::edits::Edits;
 use crate::gateway::GatewayHandle;
 use crate::sync::{Engine, SyncStatus};
@@ -44,6 +45,8 @@ pub(crate) struct App {
     pub(crate) edits: Arc<Edits>,
     pub(crate) watch: Arc<WatchStatus>,
     pub(crate) gateway: GatewayHandle,
+    /// `None` without a gateway.
+    pub(crate) configs: Option<Configs>,
     pub(crate) sync: Arc<SyncStatus>,
     /// `None` without control.
     pub(crate) engine: Option<Arc<Engine>>,

@@ -17,6 +17,7 @@
 //! | `GET /changes` | [`routes::changes`] |
 //! | `/winston/*` (`/winston/health` without a token) | [`routes::winston`] |
 //! | `GET /gateway`, `GET /gateway/logs?limit=` | [`routes::gateway`] |
+//! | `GET`, `PUT /config`, `GET /config/good`, `POST /config/rollback` | [`routes::config`] |
 //! | `POST /watch/accept` | [`routes::watch`] |
 //! | `POST /gateway/start`, `/gateway/stop`, `/gateway/restart` | [`routes::gateway`] |
 
@@ -98,6 +99,12 @@ pub(super) async fn route(app: &App, request: Request<Incoming>) -> Result<Respo
             get(&request, "GET, HEAD")?;
             Ok(routes::gateway::status(app))
         }
+        "/config" => routes::config::config(app, request).await,
+        "/config/good" => {
+            get(&request, "GET, HEAD")?;
+            routes::config::good(app)
+        }
+        "/config/rollback" => routes::config::rollback(app, request).await,
         "/gateway/logs" => {
             get(&request, "GET, HEAD")?;
             Ok(routes::gateway::logs(app, &Query::parse(request.uri().query())?))

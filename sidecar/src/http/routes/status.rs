@@ -7,6 +7,7 @@ use winston_wire::GatewayStatus;
 
 use super::super::App;
 use super::super::body::Body;
+use crate::candidate::{Configs, Report};
 use crate::sync::SyncReport;
 
 #[derive(Serialize)]
@@ -17,6 +18,8 @@ struct Status {
     watch: Watch,
     sync: SyncReport,
     gateway: GatewayStatus,
+    /// `null` without a gateway.
+    config: Option<Report>,
 }
 
 #[derive(Serialize)]
@@ -81,5 +84,6 @@ pub(in super::super) fn status(app: &App) -> Response<Body> {
         },
         sync: app.sync.report(),
         gateway: app.gateway.status(),
+        config: app.configs.as_ref().map(Configs::report),
     })
 }
