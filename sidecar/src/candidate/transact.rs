@@ -176,7 +176,12 @@ impl Owner {
             let in_place = is_in_journal(edits, &record, &new);
             Some((resume(&record.phase, in_place), record, old, new))
         });
-        let Ok(Some((resume, mut record, old, new))) = found.await else { return };
+        let Ok(Some((mut resume, mut record, old, new))) = found.await else { return };
+        let judged = record.generation.and_then(|generation| self.shared.verdict_of(generation));
+        if judged.is_some_and(|verdict| verdict.hash == record.pushed && verdict.at >= record.started_at) {
+            // Its verdict was the last thing before the end.
+            resume = Resume::Drop;
+        }
         let (origin, generation, since) = (record.origin, record.generation, record.started_at);
         tracing::info!(?origin, generation, ?resume, "a change of the configuration was interrupted");
         self.shared.change(|report| report.open = Some(Open { origin, generation, since }));

@@ -39,9 +39,9 @@ impl Owner {
             let now = self.now();
             let order = self.guard.look(&scene, now);
             let standing = match self.guard.proof {
-                Proof::Proved | Proof::Valid => Standing::Good,
+                Proof::Proved => Standing::Good,
                 Proof::Refused => Standing::Refused,
-                Proof::None => Standing::Unknown,
+                Proof::None | Proof::Valid => Standing::Unknown,
             };
             self.shared.change(|report| (report.hash, report.standing) = (scene.config, standing));
             let done = match order {

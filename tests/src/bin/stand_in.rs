@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
 
 const EX_CONFIG: u8 = 78;
@@ -82,7 +83,17 @@ fn validate() -> ExitCode {
 
 fn forever() -> ! {
     loop {
-        std::thread::park();
+        ends_with_its_reader();
+        std::thread::park_timeout(LOOK);
+    }
+}
+
+/// Like the real one, it does not outlive the reader of its output.
+fn ends_with_its_reader() {
+    let stdout = std::io::stdout();
+    let mut look = [PollFd::new(&stdout, PollFlags::empty())];
+    if poll(&mut look, Some(&Timespec::default())).is_ok() && look[0].revents().contains(PollFlags::ERR) {
+        std::process::exit(0);
     }
 }
 
@@ -111,11 +122,16 @@ fn gateway() -> ExitCode {
         _ => {}
     }
     let port = std::env::var("OPENCLAW_GATEWAY_PORT").ok().and_then(|port| port.parse::<u16>().ok()).unwrap_or(18789);
-    let listener = match TcpListener::bind(("127.0.0.1", port)) {
-        Ok(listener) => listener,
-        Err(error) => {
-            eprintln!("port {port}: {error}");
-            return ExitCode::from(1);
+    // As long as the real one: the process before may be about to end.
+    let patience = Instant::now() + Duration::from_secs(10);
+    let listener = loop {
+        match TcpListener::bind(("127.0.0.1", port)) {
+            Ok(listener) => break listener,
+            Err(error) if Instant::now() >= patience => {
+                eprintln!("port {port}: {error}");
+                return ExitCode::from(1);
+            }
+            Err(_) => std::thread::park_timeout(LOOK),
         }
     };
     std::thread::spawn(move || listener.incoming().flatten().for_each(answer));
@@ -124,6 +140,7 @@ fn gateway() -> ExitCode {
     let mut crash = config["tools"]["standIn"]["crashAfterMs"].as_u64().map(|ms| ready + Duration::from_millis(ms));
     loop {
         std::thread::park_timeout(LOOK);
+        ends_with_its_reader();
         if crash.is_some_and(|crash| Instant::now() >= crash) {
             eprintln!("Error: the stand-in crashes after a while");
             return ExitCode::from(1);
