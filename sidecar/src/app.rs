@@ -9,11 +9,12 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 
+use crate::candidate::{self, Configs};
 use crate::config::Settings;
 use crate::edits::{EditError, Edits};
 use crate::front::{self, FrontSettings, FrontShared};
 use crate::fs::{Root, TenantPath};
-use crate::gateway::{self, FileSettings, GatewayConfig, GatewayHandle, Inherited, Limits, LogSettings};
+use crate::gateway::{self, Cli, FileSettings, GatewayConfig, GatewayHandle, Inherited, Limits, LogSettings};
 use crate::handover::Handover;
 use crate::http::{App, BODY_BUDGET_KIB, CONCURRENT_WRITES, HttpCounters, Server, Streams, TokenDigest};
 use crate::seeds;
@@ -66,9 +67,9 @@ pub(crate) async fn run(mut settings: Settings, handover: Option<Handover>) -> R
     let edits = open(&settings).await?;
 
     make_directories(&settings, &edits).await?;
-    let gateway = start_gateway(&settings, &edits, inherited)?;
+    let (gateway, configs) = start_gateway(&settings, &edits, inherited).await?;
     let sync = Arc::new(SyncStatus::default());
-    let engine = start_engine(&settings, &edits, &gateway, &sync)?;
+    let engine = start_engine(&settings, &edits, &gateway, &configs, &sync)?;
     let watch_status = Arc::new(WatchStatus::default());
     let (stop, stopped) = watch::channel(false);
     let app = App {
@@ -79,6 +80,7 @@ pub(crate) async fn run(mut settings: Settings, handover: Option<Handover>) -> R
         watch: Arc::clone(&watch_status),
         gateway: gateway.clone(),
         upgrade: Arc::clone(&upgrade),
+        configs: configs.clone(),
         sync,
         engine: engine.clone(),
         writes: Arc::new(Semaphore::new(CONCURRENT_WRITES)),
@@ -104,7 +106,7 @@ pub(crate) async fn run(mut settings: Settings, handover: Option<Handover>) -> R
         spawned(work).await?.map_err(|error| RunError::Other(format!("cannot start the watching thread: {error}")))?;
     tracing::info!(files = edits.index().len(), elapsed_ms = started.elapsed().as_millis() as u64, "watching");
 
-    first_boot(&edits, engine.as_deref(), &gateway).await?;
+    first_boot(&edits, engine.as_ref(), configs.as_ref(), &gateway).await?;
     tokio::spawn(tell_gateway_of_config(Arc::clone(&edits), gateway.clone()));
     if engine.is_none() {
         tokio::spawn(keep_window(Arc::clone(&edits)));
@@ -112,6 +114,9 @@ pub(crate) async fn run(mut settings: Settings, handover: Option<Handover>) -> R
     let syncing = engine.clone().map(|engine| tokio::spawn(async move { engine.run().await }));
 
     let ending = end_asked(&mut signals, &upgrade, up.is_some()).await;
+    if let Some(configs) = &configs {
+        configs.halt();
+    }
     if ending == Ending::Stopped {
         tracing::info!("stopping");
         tokio::select! {
@@ -232,8 +237,12 @@ async fn make_directories(settings: &Settings, edits: &Arc<Edits>) -> Result<(),
     spawned(work).await
 }
 
-fn start_gateway(settings: &Settings, edits: &Edits, inherited: Option<Inherited>) -> Result<GatewayHandle, RunError> {
-    let Some(gateway) = &settings.gateway else { return Ok(gateway::disabled()) };
+async fn start_gateway(
+    settings: &Settings,
+    edits: &Arc<Edits>,
+    inherited: Option<Inherited>,
+) -> Result<(GatewayHandle, Option<Configs>), RunError> {
+    let Some(gateway) = &settings.gateway else { return Ok((gateway::disabled(), None)) };
     if settings.identity.is_none() && rustix::process::geteuid().is_root() {
         tracing::warn!("the gateway runs as root, like this process; set WINSTON_GATEWAY_UID to separate them");
     }
@@ -256,14 +265,20 @@ fn start_gateway(settings: &Settings, edits: &Edits, inherited: Option<Inherited
         // The gateway does not know our token; a shell that runs as the same user may.
         logs: LogSettings { ring_bytes: logs.ring_bytes, file, secrets: vec![settings.token.clone()] },
     };
-    gateway::start(config, inherited)
-        .map_err(|error| RunError::Other(format!("cannot open the pipes of the gateway's output: {error}")))
+    let cli = Cli::of(&config);
+    let handle = gateway::start(config, inherited)
+        .map_err(|error| RunError::Other(format!("cannot open the pipes of the gateway's output: {error}")))?;
+    // What an earlier process began goes on beside the start of the gateway.
+    let configs = candidate::start(Arc::clone(edits), handle.clone(), cli, settings.trials).await;
+    let configs = configs.map_err(|error| RunError::Other(format!("cannot open .winston/config: {error}")))?;
+    Ok((handle, Some(configs)))
 }
 
 fn start_engine(
     settings: &Settings,
     edits: &Arc<Edits>,
     gateway: &GatewayHandle,
+    configs: &Option<Configs>,
     sync: &Arc<SyncStatus>,
 ) -> Result<Option<Arc<Engine>>, RunError> {
     let Some(url) = &settings.control_url else {
@@ -273,31 +288,58 @@ fn start_engine(
     let ca_file = settings.control_ca_file.as_deref();
     let client =
         ControlClient::new(url, &settings.token, ca_file, settings.max_file_bytes).map_err(RunError::Control)?;
-    let engine = Engine::new(Arc::clone(edits), client, gateway.clone(), Arc::clone(sync))
+    let engine = Engine::new(Arc::clone(edits), client, gateway.clone(), configs.clone(), Arc::clone(sync))
         .map_err(|error| RunError::Other(error.to_string()))?;
     Ok(Some(Arc::new(engine)))
 }
 
-/// Without a configuration this is the first boot: files come from control or, when it does not answer, from the seeds.
-async fn first_boot(edits: &Arc<Edits>, engine: Option<&Engine>, gateway: &GatewayHandle) -> Result<(), RunError> {
-    let has_config =
-        || edits.layout().config_file().is_some_and(|path| matches!(edits.root().stat(&path), Ok(Some(_))));
-    let first = !has_config();
+/// Without a configuration this is the first boot: files come from control or, when it does not answer, from the last set that was known to be
+/// good, or from the seeds.
+async fn first_boot(
+    edits: &Arc<Edits>,
+    engine: Option<&Arc<Engine>>,
+    configs: Option<&Configs>,
+    gateway: &GatewayHandle,
+) -> Result<(), RunError> {
+    let first = !has_config(edits);
     if first && let Some(engine) = engine {
-        let in_time = tokio::time::timeout(FIRST_FILES_TIME, engine.first_files()).await;
-        if in_time.is_err() {
-            tracing::warn!("control did not answer in time; using the first-boot files");
+        // A task of its own: a trial of the configuration goes on when nobody waits for it any more.
+        let fetching = Arc::clone(engine);
+        let mut fetched = tokio::spawn(async move { fetching.first_files().await });
+        let there = async {
+            let mut head = edits.journal().head();
+            while !has_config(edits) {
+                if head.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        tokio::select! {
+            _ = &mut fetched => {}
+            () = there => {}
+            () = tokio::time::sleep(FIRST_FILES_TIME) => {
+                tracing::warn!("control did not answer in time; using what is here");
+            }
         }
+    }
+    if !has_config(edits)
+        && let Some(configs) = configs
+    {
+        configs.bootstrap().await;
     }
     let seeded = Arc::clone(edits);
     let work = move || if first { seeds::apply(&seeded) } else { seeds::discard(&seeded) };
     if let Err(error) = spawned(work).await? {
         tracing::error!(%error, "could not write the first-boot files");
     }
-    if first && has_config() {
+    if first && has_config(edits) {
         gateway.config_ready();
     }
     Ok(())
+}
+
+fn has_config(edits: &Edits) -> bool {
+    edits.layout().config_file().is_some_and(|path| matches!(edits.root().stat(&path), Ok(Some(_))))
 }
 
 /// SIGTERM, SIGINT and SIGHUP.

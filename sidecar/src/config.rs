@@ -10,6 +10,7 @@ use tracing_subscriber::filter::Targets;
 use winston_wire::env::{Reader, Secret, Variable};
 use winston_wire::{GATEWAY_PORT, HANDOVER_FDS, HandoverFds, SIDECAR_PORT};
 
+use crate::candidate::Times;
 use crate::front::FrontSettings;
 use crate::fs::{Layout, Patterns, Selection, TenantPath};
 use crate::gateway::{Identity, inherited_environment};
@@ -67,6 +68,21 @@ pub(crate) const VARIABLES: &[Variable] = &[
         name: "WINSTON_GATEWAY_UID",
         default: "",
         meaning: "User id of the gateway and of the files that are created. Only as root.",
+    },
+    Variable {
+        name: "WINSTON_PROBATION_SECONDS",
+        default: "10",
+        meaning: "How long the gateway must go well with a new configuration before it counts.",
+    },
+    Variable {
+        name: "WINSTON_PROBATION_START_SECONDS",
+        default: "120",
+        meaning: "Longest time, in seconds, until the gateway is ready with a new configuration.",
+    },
+    Variable {
+        name: "WINSTON_VALIDATION_SECONDS",
+        default: "30",
+        meaning: "Longest time of one run of the gateway's own validation. After two without an answer the sidecar's checks decide.",
     },
     Variable { name: "WINSTON_GATEWAY_GID", default: "$WINSTON_GATEWAY_UID", meaning: "Group id of the same." },
     Variable {
@@ -194,6 +210,9 @@ const MAX_FILE_BYTES: u64 = 256 * 1024 * 1024;
 /// Longest pause between full comparisons.
 const MAX_RESCAN_SECONDS: u64 = 24 * 60 * 60;
 
+/// Longest step of a trial of a configuration.
+const MAX_TRIAL_SECONDS: u64 = 60 * 60;
+
 /// Shortest token that is accepted; ours have 64 characters.
 const MIN_TOKEN_CHARS: usize = 32;
 
@@ -235,6 +254,8 @@ pub(crate) struct Settings {
     pub(crate) max_archive_bytes: u64,
     pub(crate) journal: journal::Limits,
     pub(crate) watch: WatchSettings,
+    /// Of trials of a configuration.
+    pub(crate) trials: Times,
     pub(crate) log: Targets,
     /// `None` without entrypoint.
     pub(crate) handover: Option<HandoverFds>,
@@ -285,6 +306,7 @@ impl Settings {
         }
         let watch = watch(&mut reader);
         let handover = reader.parsed(HANDOVER_FDS, "what winston-entrypoint sets; unset it");
+        let trials = trials(&mut reader);
         let log = reader.parsed("WINSTON_LOG", "a level or target=level pairs");
         let mistakes = reader.finish();
         if !mistakes.is_empty() {
@@ -306,6 +328,7 @@ impl Settings {
             journal: journal::Limits { segment_bytes, max_bytes },
             watch,
             handover,
+            trials,
             log: log.unwrap_or_else(|| Targets::new().with_default(tracing::Level::INFO)),
         })
     }
@@ -333,6 +356,18 @@ fn patterns(reader: &mut Reader<'_>, name: &str) -> Patterns {
         bad.iter().for_each(|bad| reader.mistake(format!("{name}: {bad}")));
         Patterns::default()
     })
+}
+
+fn trials(reader: &mut Reader<'_>) -> Times {
+    let mut seconds = |name, default: u64, least: u64| {
+        let seconds: u64 = reader.parsed(name, "a number of seconds").unwrap_or(default);
+        Duration::from_secs(seconds.clamp(least, MAX_TRIAL_SECONDS))
+    };
+    Times {
+        validation: seconds("WINSTON_VALIDATION_SECONDS", 30, 1),
+        start: seconds("WINSTON_PROBATION_START_SECONDS", 120, 1),
+        probation: seconds("WINSTON_PROBATION_SECONDS", 10, 0),
+    }
 }
 
 fn watch(reader: &mut Reader<'_>) -> WatchSettings {

@@ -4,6 +4,7 @@
 //! `docs/ARCHITECTURE.md` for the whole and the modules for their parts.
 
 mod app;
+mod candidate;
 mod config;
 mod edits;
 mod failpoint;

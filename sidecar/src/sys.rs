@@ -109,3 +109,18 @@ pub(crate) fn prepare_allocator() {}
 /// See [`prepare_allocator`].
 #[cfg(not(target_env = "gnu"))]
 pub(crate) fn release_memory() {}
+/// Like [`detach`], but the program stays in our session.
+pub(crate) fn restrain(command: &mut Command, no_new_privs: bool) {
+    let prepare = move || {
+        SigSet::empty().thread_set_mask()?;
+        close_on_exec_from_three();
+        if no_new_privs {
+            nix::sys::prctl::set_no_new_privs()?;
+        }
+        Ok(())
+    };
+    // SAFETY: as for `detach`.
+    unsafe {
+        command.pre_exec(prepare);
+    }
+}

@@ -15,6 +15,7 @@ pub mod script;
 pub mod sidecar;
 pub mod stream;
 pub mod tenant;
+pub mod trial;
 pub mod wait;
 pub mod websocket;
 pub mod wire;

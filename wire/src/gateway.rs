@@ -42,6 +42,29 @@ pub struct GatewayExit {
     pub signal: Option<i32>,
     /// What that means for this gateway, in one sentence.
     pub meaning: String,
+    /// The same in one word.
+    #[serde(default)]
+    pub cause: ExitCause,
+}
+
+/// Why a gateway process ended, as far as it decides what happens next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExitCause {
+    /// It was asked to.
+    Asked,
+    /// By itself and in order: it wants to be started again.
+    Clean,
+    /// There is no configuration.
+    NoConfig,
+    /// It refuses its configuration.
+    BadConfig,
+    /// It was ended because it did not become ready, or did not answer any more.
+    Hung,
+    /// Anything else.
+    #[default]
+    #[serde(other)]
+    Failed,
 }
 
 /// Snapshot of the supervisor.

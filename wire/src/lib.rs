@@ -19,6 +19,7 @@
 //! answered with 409 and the code [`SUPERSEDED`].
 
 mod change;
+mod config;
 pub mod env;
 mod error;
 mod gateway;
@@ -28,8 +29,9 @@ mod manifest;
 mod sync;
 
 pub use change::{Action, Change, Source};
+pub use config::{ConfigIssue, ConfigVerdict, Verdict};
 pub use error::ErrorBody;
-pub use gateway::{GatewayExit, GatewayState, GatewayStatus};
+pub use gateway::{ExitCause, GatewayExit, GatewayState, GatewayStatus};
 pub use handover::{EXIT_REPLACE, HANDOVER_FDS, HandoverFds, Reaped};
 pub use hash::{ContentHash, ParseHashError};
 pub use jiff::Timestamp;
@@ -40,7 +42,7 @@ pub use sync::{
 };
 
 /// Version of the sidecar protocol. A sidecar and a control that differ refuse each other with a clear error.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// Port of the sidecar's own HTTP listener.
 pub const SIDECAR_PORT: u16 = 18790;
@@ -53,6 +55,9 @@ pub const MAX_BATCH_CHANGES: usize = 500;
 
 /// Most conflicts that one [`CheckIn`] may name; of more, the newest are named.
 pub const MAX_CONFLICTS: usize = 1000;
+
+/// Most verdicts that one [`CheckIn`] may name, and that a sidecar remembers.
+pub const MAX_VERDICTS: usize = 20;
 
 /// Longest path, in bytes, that the file API and the sync accept.
 pub const MAX_PATH_BYTES: usize = 3072;

@@ -8,7 +8,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
-use crate::{Change, ContentHash, GatewayStatus, ManifestDigest};
+use crate::{Change, ConfigVerdict, ContentHash, GatewayStatus, ManifestDigest};
 
 /// Heartbeat: what this sidecar is, has and does. State, not events: sending it twice changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +32,9 @@ pub struct CheckIn {
     /// Pushed files that met a local edit and were not applied.
     #[serde(default)]
     pub conflicts: Vec<Conflict>,
+    /// The newest verdicts about pushed configurations, at most [`crate::MAX_VERDICTS`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub verdicts: Vec<ConfigVerdict>,
     /// What the tracked files amount to; absent while that is not known (during the first listing).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest: Option<ManifestSummary>,
@@ -174,6 +177,9 @@ pub struct DesiredFile {
     pub hash: Option<ContentHash>,
     /// What the pusher believed to be there.
     pub base: Base,
+    /// The content is a merge patch (RFC 7396): the keys that control owns from then on. Everything else in the file is the tenant's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub merge: bool,
     /// Who pushed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub actor: Option<String>,

@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 
 use winston_wire::{
-    Action, Change, ChangeBatch, CheckIn, ContentHash, MAX_BATCH_CHANGES, MAX_CONFLICTS, MAX_PATH_BYTES, Timestamp,
+    Action, Change, ChangeBatch, CheckIn, ContentHash, MAX_BATCH_CHANGES, MAX_CONFLICTS, MAX_PATH_BYTES, MAX_VERDICTS,
+    Timestamp,
 };
 
 use crate::path;
@@ -60,6 +61,14 @@ pub(crate) fn check_in(report: &CheckIn) -> Result<(), &'static str> {
     }
     if report.conflicts.len() > MAX_CONFLICTS {
         return Err("has too many conflicts");
+    }
+    if report.verdicts.len() > MAX_VERDICTS {
+        return Err("has too many verdicts");
+    }
+    let in_range =
+        |verdict: &winston_wire::ConfigVerdict| is_storable(verdict.at) && verdict.generation.is_none_or(small);
+    if !report.verdicts.iter().all(in_range) {
+        return Err("has a verdict with a time or generation out of range");
     }
     let fits = |conflict: &winston_wire::Conflict| conflict.path.len() <= MAX_PATH_BYTES && small(conflict.generation);
     if report.conflicts.iter().all(fits) {

@@ -49,10 +49,10 @@ const SELECT: &str = "
         WHERE i.tenant_id = $1 AND ($2::text IS NULL OR c->>'path' = $2)
     ) r
     LEFT JOIN desired_files d
-        ON d.tenant_id = $1 AND d.path_hash = path_key(r.path) AND d.generation = r.generation
+        ON d.tenant_id = $1 AND d.path_hash = path_key(r.path) AND d.generation = r.generation AND NOT d.merge
     WHERE NOT EXISTS (
         SELECT FROM desired_files n
-        WHERE n.tenant_id = $1 AND n.path_hash = path_key(r.path) AND n.generation > r.generation
+        WHERE n.tenant_id = $1 AND n.path_hash = path_key(r.path) AND n.generation > r.generation AND NOT n.merge
     )
     ORDER BY r.path, r.generation DESC";
 
@@ -149,7 +149,7 @@ pub(crate) async fn settle(
         size = bytes;
     }
     let base = conflict.local_hash.map_or(Base::Absent, Base::Hash);
-    let pushed = desired::set(&tx, tenant, actor, generation, Want { path, hash: wanted, base }).await?;
+    let pushed = desired::set(&tx, tenant, actor, generation, Want { path, hash: wanted, base, merge: false }).await?;
     audit::record(
         &tx,
         audit::Entry {

@@ -36,6 +36,8 @@ pub(crate) struct Push<'a> {
     pub(crate) content: Option<&'a [u8]>,
     /// Precondition.
     pub(crate) expect: Expect,
+    /// The content is a merge patch: keys that control owns from then on; without a content none.
+    pub(crate) merge: bool,
 }
 
 /// An accepted push.
@@ -86,6 +88,11 @@ pub(crate) async fn push_in(
     };
     let mut pushed = Vec::with_capacity(files.len());
     for file in files {
+        if file.merge {
+            // It holds for whatever the tenant makes of the file, so there is no version that it is for.
+            pushed.push(store(tx, tenant, actor, generation, file, Base::Any).await?);
+            continue;
+        }
         let current = known(tx, tenant, file.path).await?;
         let Some(base) = base(file.expect, &current) else {
             return Ok(Outcome::Mismatch { current: current.latest });
@@ -122,13 +129,19 @@ async fn store(
         contents::put(tx, tenant, &content_hash, content).await?;
         wanted = Some(content_hash);
     }
-    let pushed = set(tx, tenant, actor, generation, Want { path: file.path, hash: wanted, base }).await?;
+    let pushed =
+        set(tx, tenant, actor, generation, Want { path: file.path, hash: wanted, base, merge: file.merge }).await?;
     audit::record(
         tx,
         audit::Entry {
             tenant: Some(tenant),
             actor,
-            action: if wanted.is_some() { "file.push" } else { "file.push_delete" },
+            action: match (file.merge, wanted.is_some()) {
+                (true, true) => "file.own_keys",
+                (true, false) => "file.disown_keys",
+                (false, true) => "file.push",
+                (false, false) => "file.push_delete",
+            },
             resource: "file",
             id: file.path.to_owned(),
             details: json!({"generation": generation, "hash": wanted, "base": base}),
@@ -146,6 +159,8 @@ pub(super) struct Want<'a> {
     pub(super) hash: Option<ContentHash>,
     /// What the disk should have before.
     pub(super) base: Base,
+    /// See [`Push::merge`].
+    pub(super) merge: bool,
 }
 
 /// Takes the next generation, and with it the lock that puts the pushes of a tenant in order. Nothing, when there is
@@ -165,7 +180,7 @@ pub(super) async fn wake(tx: &Transaction<'_>, tenant: Uuid) -> Result<(), DbErr
     run(tx, "SELECT pg_notify($1, $2)", &[&CHANNEL, &tenant.to_string()]).await.map(drop)
 }
 
-/// Makes it the newest push of its path: a version, unless it is a delete, and the desired file.
+/// Makes it the newest push of its path: a version, unless it is a delete or owned keys, and the desired file.
 pub(super) async fn set(
     tx: &Transaction<'_>,
     tenant: Uuid,
@@ -175,7 +190,7 @@ pub(super) async fn set(
 ) -> Result<Pushed, DbError> {
     let wanted = want.hash.as_ref().map(|hash| hash.as_bytes().as_slice());
     let mut version = None;
-    if wanted.is_some() {
+    if wanted.is_some() && !want.merge {
         let row = one(
             tx,
             "INSERT INTO file_snapshots (tenant_id, file_path, hash, size, source, actor, generation, modified_at)
@@ -188,12 +203,12 @@ pub(super) async fn set(
     }
     run(
         tx,
-        "INSERT INTO desired_files (tenant_id, file_path, generation, hash, base, actor)
-         VALUES ($1, $2, $3, $4, $5, $6)
-         ON CONFLICT (tenant_id, path_hash) DO UPDATE SET
+        "INSERT INTO desired_files (tenant_id, file_path, generation, hash, base, actor, merge)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)
+         ON CONFLICT (tenant_id, path_hash, merge) DO UPDATE SET
              generation = EXCLUDED.generation, hash = EXCLUDED.hash, base = EXCLUDED.base,
              actor = EXCLUDED.actor, pushed_at = now()",
-        &[&tenant, &want.path, &generation, &wanted, &want.base.to_string(), &actor],
+        &[&tenant, &want.path, &generation, &wanted, &want.base.to_string(), &actor, &want.merge],
     )
     .await?;
     Ok(Pushed { generation: unsigned(generation), hash: want.hash, version })
@@ -211,7 +226,7 @@ pub(crate) async fn since(client: &impl GenericClient, tenant: Uuid, generation:
     // generation, and only they; `WITH TIES` keeps those together.
     let rows = all(
         client,
-        "SELECT t.generation, d.file_path, d.generation, d.hash, d.base, d.actor
+        "SELECT t.generation, d.file_path, d.generation, d.hash, d.base, d.actor, d.merge
          FROM tenants t
          LEFT JOIN LATERAL (
              SELECT * FROM desired_files WHERE tenant_id = t.id AND generation > $2
@@ -234,6 +249,7 @@ pub(crate) async fn since(client: &impl GenericClient, tenant: Uuid, generation:
             hash: hash(row.get(3))?,
             base: base.parse().map_err(|_| DbError::Value(format!("base {base:?}")))?,
             actor: row.get(5),
+            merge: row.get(6),
         });
     }
     Ok(page(desired, PAGE_FILES, PAGE_BYTES))
@@ -289,7 +305,7 @@ mod tests {
                 generation += step;
                 for number in 0..files {
                     let path = format!("f{generation}-{number}");
-                    all.push(DesiredFile { path, generation, hash: None, base: Base::Any, actor: None });
+                    all.push(DesiredFile { path, generation, hash: None, base: Base::Any, actor: None, merge: false });
                 }
             }
             let newest = generation + 2;

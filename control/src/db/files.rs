@@ -43,7 +43,12 @@ macro_rules! current_files {
                        AND NOT coalesce(
                            f.generation <= (SELECT applied_generation FROM i) AND (SELECT settled FROM j), false
                        ) AS pending
-                FROM (SELECT * FROM desired_files WHERE tenant_id = $1 AND ",
+                FROM (SELECT * FROM desired_files w WHERE tenant_id = $1 AND NOT merge
+                      -- What was refused, or taken back, is not on its way.
+                      AND NOT coalesce((
+                          SELECT v.verdict IN ('invalid', 'rolled_back') FROM config_verdicts v
+                          WHERE v.tenant_id = $1 AND v.generation = w.generation ORDER BY v.judged_at DESC LIMIT 1
+                      ), false) AND ",
             $condition,
             ") f
                 LEFT JOIN file_snapshots s

@@ -18,5 +18,6 @@ pub(crate) mod sessions;
 pub(crate) mod sidecar_sync;
 pub(crate) mod tenants;
 pub(crate) mod tokens;
+pub(crate) mod verdicts;
 
 pub(crate) use pool::{Db, DbError};

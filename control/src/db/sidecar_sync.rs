@@ -8,7 +8,7 @@ use winston_wire::{AckedChange, CheckIn};
 
 use super::pool::{hash, one, opt, run, signed, unsigned};
 use super::sessions::{self, Standing};
-use super::{Db, DbError, current};
+use super::{Db, DbError, current, verdicts};
 
 /// What a check-in is answered with.
 pub(crate) struct CheckedIn {
@@ -95,6 +95,7 @@ pub(crate) async fn check_in(
         &[&tenant],
     )
     .await?;
+    verdicts::store(&tx, tenant, &report.verdicts).await?;
     let acked_change = change_at(&tx, tenant, report.epoch, acked_seq).await?;
     let manifest_differs = differs(&tx, tenant, report, acked_seq).await?;
     tx.commit().await?;

@@ -9,7 +9,7 @@ use axum::routing::{delete, get, post, put};
 use axum::{Router, http::StatusCode};
 
 use super::error::Problem;
-use super::routes::{conflicts, files, health, history, instances, sidecar, tenants, tokens};
+use super::routes::{config, conflicts, files, health, history, instances, sidecar, tenants, tokens};
 use super::{App, LIFECYCLE_LIMIT, LONG_POLL_LIMIT, REQUEST_LIMIT, auth, budget, request_id};
 
 /// Largest body where nothing else is said.
@@ -43,6 +43,8 @@ pub(crate) fn router(app: App) -> Router {
         )
         .route("/api/tenants/{id}/conflicts", get(conflicts::list))
         .route("/api/tenants/{id}/conflicts/{*path}", post(conflicts::settle).layer(push).layer(weighed(most)))
+        .route("/api/tenants/{id}/config", get(config::show))
+        .route("/api/tenants/{id}/config/verdicts", get(config::verdicts))
         .route("/api/tenants/{id}/versions", get(history::versions))
         .route("/api/tenants/{id}/changes", get(history::changes))
         .route_layer(middleware::from_fn_with_state(REQUEST_LIMIT, bounded));

@@ -398,7 +398,12 @@ async fn push_generated(
         if first && known(tx, tenant, file.path).await?.latest.is_some() {
             continue;
         }
-        pushes.push(Push { path: file.path, content: Some(file.content.as_bytes()), expect: Expect::Latest });
+        pushes.push(Push {
+            path: file.path,
+            content: Some(file.content.as_bytes()),
+            expect: Expect::Latest,
+            merge: false,
+        });
     }
     if pushes.is_empty() {
         return Ok(());

@@ -7,6 +7,8 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 
+use winston_wire::ExitCause;
+
 use super::state::{End, Why};
 
 /// How the process ended.
@@ -58,6 +60,20 @@ pub(super) fn end(exit: Exit, findings: &Findings) -> End {
         Exit::Code(CONFIG) if findings.no_config => End::NoConfig,
         Exit::Code(CONFIG) => End::Refused,
         _ => End::Failed,
+    }
+}
+
+/// The word. `stopping` is why we were stopping it, if we were.
+pub(super) fn cause(exit: Exit, findings: &Findings, stopping: Option<Why>) -> ExitCause {
+    match (stopping, exit) {
+        (Some(Why::Requested), _) => ExitCause::Asked,
+        (Some(Why::NeverReady | Why::Unresponsive), _) => ExitCause::Hung,
+        (None, Exit::Code(0)) => ExitCause::Clean,
+        (None, Exit::Code(CONFIG)) if findings.no_config => ExitCause::NoConfig,
+        (None, Exit::Code(CONFIG)) if findings.unwritable.is_none() && findings.other_owner.is_none() => {
+            ExitCause::BadConfig
+        }
+        (None, _) => ExitCause::Failed,
     }
 }
 
@@ -147,6 +163,20 @@ mod tests {
         assert_eq!(end(Exit::Code(1), &none), End::Failed);
         assert_eq!(end(Exit::Signal(9), &none), End::Failed);
         assert_eq!(end(Exit::Code(0), &none), End::Clean);
+    }
+
+    #[test]
+    fn only_a_refusal_without_another_reason_is_the_configurations_fault() {
+        let none = Findings::default();
+        let other = Findings { other_owner: Some(42), ..Findings::default() };
+        let missing = Findings { no_config: true, ..Findings::default() };
+        assert_eq!(cause(Exit::Code(CONFIG), &none, None), ExitCause::BadConfig);
+        assert_eq!(cause(Exit::Code(CONFIG), &other, None), ExitCause::Failed);
+        assert_eq!(cause(Exit::Code(CONFIG), &missing, None), ExitCause::NoConfig);
+        assert_eq!(cause(Exit::Code(CONFIG), &none, Some(Why::Requested)), ExitCause::Asked);
+        assert_eq!(cause(Exit::Signal(9), &none, Some(Why::NeverReady)), ExitCause::Hung);
+        assert_eq!(cause(Exit::Code(0), &none, None), ExitCause::Clean);
+        assert_eq!(cause(Exit::Signal(9), &none, None), ExitCause::Failed);
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! | `record`, `adopt`, `reaped` | taking over a process that an earlier sidecar started: what it noted, finding it, how it ended |
 //! | `probe`, `port`, `rpc`, `drain` | talking to it, and to no other |
 //! | `output`, `logs` | its output: bytes, and the lines that are kept of them |
+//! | `probation` | what a trial of a configuration sees of it |
 //!
 //! [`start`] spawns the owner task; everybody else has a [`GatewayHandle`]. A request through the handle is answered
 //! once it has been carried out or can no longer be; dropping the future withdraws the wait, not the request.
@@ -26,6 +27,7 @@ mod logs;
 mod output;
 mod owner;
 mod port;
+mod probation;
 mod probe;
 mod process;
 mod reaped;
@@ -50,10 +52,13 @@ use winston_wire::{GatewayState, GatewayStatus, Timestamp};
 
 pub(crate) use self::backoff::Backoff;
 pub(crate) use self::env::inherited as inherited_environment;
-pub(crate) use self::logs::{FileSettings, From as LogsFrom, Level, LogCounts, LogLine, LogReader, LogSettings, Piece};
-use self::logs::{Logs, Stream};
+use self::logs::Logs;
+pub(crate) use self::logs::{
+    FileSettings, From as LogsFrom, Level, LogCounts, LogLine, LogReader, LogSettings, Piece, Stream,
+};
 use self::output::Output;
 pub(crate) use self::output::Pipe;
+pub(crate) use self::probation::Cli;
 use self::reaped::ReapedEnds;
 use self::record::Store;
 pub(crate) use self::rpc::{RpcError, call as rpc_call};

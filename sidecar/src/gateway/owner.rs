@@ -263,7 +263,9 @@ impl Owner {
         tracing::info!(pid, code, signal, meaning = %self.trouble, "gateway ended");
         self.ended = Some(pid);
         // Published with the next change of state, so that nobody sees the one without the other.
-        self.last_exit = Some(GatewayExit { at: Timestamp::now(), code, signal, meaning: self.trouble.clone() });
+        let (at, meaning) = (Timestamp::now(), self.trouble.clone());
+        let cause = exit::cause(exit, &findings, stopping);
+        self.last_exit = Some(GatewayExit { at, code, signal, meaning, cause });
         self.apply(Event::Exited(exit::end(exit, &findings))).await;
     }
 

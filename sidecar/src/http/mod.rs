@@ -27,6 +27,7 @@ use std::time::Instant;
 
 use tokio::sync::Semaphore;
 
+use crate::candidate::Configs;
 use crate::edits::Edits;
 use crate::front::FrontShared;
 use crate::gateway::GatewayHandle;
@@ -50,6 +51,8 @@ pub(crate) struct App {
     pub(crate) watch: Arc<WatchStatus>,
     pub(crate) gateway: GatewayHandle,
     pub(crate) upgrade: Arc<Upgrade>,
+    /// `None` without a gateway.
+    pub(crate) configs: Option<Configs>,
     pub(crate) sync: Arc<SyncStatus>,
     /// `None` without control.
     pub(crate) engine: Option<Arc<Engine>>,

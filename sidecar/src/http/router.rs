@@ -18,6 +18,7 @@
 //! | `/winston/*` (`/winston/health` without a token) | [`routes::winston`] |
 //! | `GET /gateway` | [`routes::gateway`] |
 //! | `GET /gateway/logs?limit=&since=&level=&follow` | [`routes::gateway_logs`] |
+//! | `GET`, `PUT /config`, `GET /config/good`, `POST /config/rollback` | [`routes::config`] |
 //! | `POST /watch/accept` | [`routes::watch`] |
 //! | `POST /upgrade` | [`routes::upgrade`] |
 //! | `POST /gateway/start`, `/gateway/stop`, `/gateway/restart` | [`routes::gateway`] |
@@ -100,6 +101,12 @@ pub(super) async fn route(app: &App, request: Request<Incoming>) -> Result<Respo
             get(&request, "GET, HEAD")?;
             Ok(routes::gateway::status(app))
         }
+        "/config" => routes::config::config(app, request).await,
+        "/config/good" => {
+            get(&request, "GET, HEAD")?;
+            routes::config::good(app)
+        }
+        "/config/rollback" => routes::config::rollback(app, request).await,
         "/gateway/logs" => {
             get(&request, "GET, HEAD")?;
             routes::gateway_logs::logs(app, &request).await

@@ -44,6 +44,12 @@ fn deep<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {
     })
 }
 
+/// The value of a JSON, JSON with comments or JSON5 text; on failure, why it has none.
+pub(crate) fn value(text: &str) -> Result<Value, String> {
+    deep(|| Document::parse(text).map(|document| document.value))
+        .unwrap_or_else(|| Err("it could not be read".to_owned()))
+}
+
 /// Applies a merge patch (RFC 7396) to the text of a file.
 pub(crate) fn patch(original: &str, patch: &Value) -> Result<Patched, PatchError> {
     deep(|| {

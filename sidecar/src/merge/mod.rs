@@ -7,7 +7,7 @@ mod fuzz;
 mod json;
 mod text;
 
-pub(crate) use json::{PatchError, patch};
+pub(crate) use json::{PatchError, patch, value};
 
 /// Largest content that is merged, in bytes. Beyond it a conflict is cheaper than the comparison.
 pub(crate) const MAX_MERGE_BYTES: usize = 1024 * 1024;

@@ -9,6 +9,7 @@ use winston_wire::{Base, Conflict, ContentHash, Desired, DesiredFile, Source, Ti
 use super::applied::{Applied, MAX_MERGED, Merged, Unapplied};
 use super::client::{ClientError, ControlClient};
 use super::reconcile::{Decision, Local, Merge, merge_base, reconcile};
+use crate::candidate::Configs;
 use crate::edits::{Author, EditError, Edits, Look, Precondition, hash_of};
 use crate::failpoint;
 use crate::fs::{FsError, TenantPath};
@@ -48,10 +49,12 @@ pub(super) struct Round<'a> {
     pub(super) client: &'a ControlClient,
     /// Where [`Applied`] is kept.
     pub(super) internal: &'a OwnedFd,
+    /// Tries configurations out; `None` without a gateway.
+    pub(super) configs: Option<&'a Configs>,
 }
 
 /// How one file ended.
-enum Outcome {
+pub(super) enum Outcome {
     /// Everything that the push wants is on disk.
     Done,
     /// The local version stays.
@@ -61,30 +64,36 @@ enum Outcome {
 impl Round<'_> {
     /// Applies every file of `desired` and notes in `applied` what to remember. A file that cannot be applied does not hold up the others.
     pub(super) async fn apply(&self, desired: Desired, applied: &mut Applied) -> Result<(), ApplyError> {
+        let generation = desired.generation;
         let mut files = desired.files;
+        // An answer that was held up on the way; a control that went back in time says so with its generation.
+        files.retain(|file| file.generation > applied.generation || generation < applied.generation);
         // The gateway's configuration comes last: on the first boot the gateway starts as soon as there is one.
-        let config = self.edits.layout().config_file();
-        let is_config = |file: &DesiredFile| config.as_ref().is_some_and(|path| path.as_str() == file.path);
-        files.sort_by_key(|file| (is_config(file), file.generation));
+        let trials = self.take_trials(&mut files);
+        files.sort_by_key(|file| (self.is_config(file), file.generation));
         for file in files {
-            // An answer that was held up on the way; a control that went back in time says so with its generation.
-            if file.generation <= applied.generation && desired.generation >= applied.generation {
-                continue;
-            }
-            let outcome = self.file(&file, applied).await?;
-            let known = applied.conflicts.iter().position(|known| known.conflict.path == file.path);
-            let known = known.map(|position| applied.conflicts.remove(position).conflict);
-            if let Outcome::Unapplied { local, reason } = outcome {
-                let DesiredFile { path, generation, hash: pushed_hash, base, .. } = file;
-                tracing::warn!(path, generation, %reason, "a push was not applied; both versions are kept");
-                // A round that starts over does not make it a new conflict.
-                let since = known.filter(|known| known.generation == generation && known.pushed_hash == pushed_hash);
-                let since = since.and_then(|known| known.since).or_else(|| Some(Timestamp::now()));
-                let conflict = Conflict { path, generation, local_hash: local, pushed_hash, since };
-                applied.conflicts.push(Unapplied { conflict, base });
-            }
+            self.one(file, applied).await?;
         }
-        applied.generation = desired.generation;
+        for trial in trials {
+            self.try_out(trial, applied).await?;
+        }
+        applied.generation = generation;
+        Ok(())
+    }
+
+    pub(super) fn is_config(&self, file: &DesiredFile) -> bool {
+        self.edits.layout().config_file().is_some_and(|path| path.as_str() == file.path)
+    }
+
+    /// Applies one file by itself.
+    pub(super) async fn one(&self, file: DesiredFile, applied: &mut Applied) -> Result<(), ApplyError> {
+        let outcome = if file.merge {
+            let reason = "keys are owned in openclaw.json only, and where its gateway runs".to_owned();
+            Outcome::Unapplied { local: None, reason }
+        } else {
+            self.file(&file, applied).await?
+        };
+        note(file, outcome, applied);
         Ok(())
     }
 
@@ -99,16 +108,9 @@ impl Round<'_> {
             Ok(path) => path,
             Err(error) => return unapplied(None, &error),
         };
-        let content = match file.hash {
-            None => None,
-            Some(hash) => match self.fetch(&path, hash).await {
-                Ok(content) => Some(content),
-                // Asking again would bring the same answer.
-                Err(ApplyError::Client(error @ (ClientError::Refused { .. } | ClientError::TooLarge { .. }))) => {
-                    return unapplied(None, &error);
-                }
-                Err(error) => return Err(error),
-            },
+        let content = match self.wanted(&path, file.hash).await? {
+            Ok(content) => content,
+            Err(error) => return unapplied(None, &error),
         };
         let push = Push { path, file, content };
         for _ in 0..ATTEMPTS {
@@ -126,8 +128,64 @@ impl Round<'_> {
         Err(ApplyError::Edit { path: file.path.clone(), error: EditError::Busy })
     }
 
+    /// A wanted content; on the inside, why it cannot be had whenever it is asked for.
+    pub(super) async fn wanted(
+        &self,
+        path: &TenantPath,
+        hash: Option<ContentHash>,
+    ) -> Result<Result<Option<Bytes>, ClientError>, ApplyError> {
+        let Some(hash) = hash else { return Ok(Ok(None)) };
+        match self.fetch(path, hash).await {
+            Ok(content) => Ok(Ok(Some(content))),
+            Err(ApplyError::Client(error @ (ClientError::Refused { .. } | ClientError::TooLarge { .. }))) => {
+                Ok(Err(error))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Looks, decides and does it, over exactly the version that was looked at.
     async fn attempt(&self, push: &Push<'_>, applied: &mut Applied) -> Result<Outcome, Failure> {
+        let plan = self.decide(push, applied).await?;
+        let Plan::Write { content, over, merged } = plan else {
+            return Ok(match plan {
+                Plan::Unapplied { local, reason } => Outcome::Unapplied { local, reason },
+                Plan::Done | Plan::Write { .. } => Outcome::Done,
+            });
+        };
+        // Before the file: a merged version must never look like one of control's. Beside an earlier one, which is on disk until then.
+        if let Some(merged) = merged {
+            self.remember(&push.file.path, merged, over, applied)?;
+        }
+        failpoint::here("merge-remembered");
+        self.write(push, content, over).await?;
+        written(&push.file.path, merged.is_some(), applied);
+        if merged.is_some() {
+            let DesiredFile { path, generation, .. } = push.file;
+            tracing::info!(path, generation, "a push was merged with a local edit");
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// Notes that a merged version is about to be written.
+    pub(super) fn remember(
+        &self,
+        path: &str,
+        merged: Merged,
+        over: Precondition,
+        applied: &mut Applied,
+    ) -> Result<(), ApplyError> {
+        if let Precondition::Match(there) = over
+            && let Some(known) = applied.merge_of(path, there)
+        {
+            applied.merged.insert(path.to_owned(), known);
+        }
+        applied.merging.insert(path.to_owned(), merged);
+        applied.save(self.internal).map_err(ApplyError::Memory)
+    }
+
+    /// Looks and decides.
+    pub(super) async fn decide(&self, push: &Push<'_>, applied: &Applied) -> Result<Plan, Failure> {
         let (path, file) = (push.path.clone(), push.file);
         let look = self.blocking(move |edits| edits.look(&path)).await??;
         let local = match look {
@@ -138,7 +196,8 @@ impl Round<'_> {
             Look::Opaque => Local::Opaque,
             Look::File { hash, source } => {
                 let merged = applied.merge_of(&file.path, hash).is_some();
-                Local::File { hash, untouched: source == Some(Source::System) && !merged }
+                let mixed = self.configs.is_some_and(|configs| configs.is_mixed(&file.path, hash));
+                Local::File { hash, untouched: source == Some(Source::System) && !merged && !mixed }
             }
         };
         let mut merged = None;
@@ -157,42 +216,28 @@ impl Round<'_> {
             (_, Local::File { hash, .. }) => Precondition::Match(hash),
             (_, Local::Absent | Local::Opaque) => Precondition::Absent,
         };
-        match (decision, merged) {
-            (Decision::KeepLocal, _) => Ok(Outcome::Done),
+        Ok(match (decision, merged) {
+            (Decision::KeepLocal, _) => Plan::Done,
             // Also when it is in place: then it has to be made durable.
             (Decision::InPlace | Decision::TakeDesired, _) => {
-                self.write(push, push.content.clone(), over).await?;
-                applied.forget_merges(&file.path);
-                Ok(Outcome::Done)
+                Plan::Write { content: push.content.clone(), over, merged: None }
             }
             (Decision::TakeMerged(hash), Some(content)) => {
-                // Before the file: a merged version must never look like one of control's. Beside an earlier one, which is on disk until then.
-                if let (Some(pushed), Base::Hash(base)) = (file.hash, file.base) {
-                    if let Local::File { hash: there, .. } = local
-                        && let Some(known) = applied.merge_of(&file.path, there)
-                    {
-                        applied.merged.insert(file.path.clone(), known);
-                    }
-                    applied.merging.insert(file.path.clone(), Merged { hash, pushed, base });
-                    applied.save(self.internal).map_err(ApplyError::Memory)?;
-                }
-                failpoint::here("merge-remembered");
-                self.write(push, Some(content.into()), over).await?;
-                if let Some(merged) = applied.merging.remove(&file.path) {
-                    applied.merged.insert(file.path.clone(), merged);
-                }
-                tracing::info!(path = file.path, generation = file.generation, "a push was merged with a local edit");
-                Ok(Outcome::Done)
+                let merged = match (file.hash, file.base) {
+                    (Some(pushed), Base::Hash(base)) => Some(Merged { hash, pushed, base }),
+                    _ => None,
+                };
+                Plan::Write { content: Some(content.into()), over, merged }
             }
             (Decision::Conflict | Decision::TryMerge(_) | Decision::TakeMerged(_), _) => {
-                let hash = match local {
+                let local = match local {
                     Local::File { hash, .. } => Some(hash),
                     Local::Absent | Local::Opaque => None,
                 };
-                let reason = EditError::Conflict { local: hash }.to_string();
-                Ok(Outcome::Unapplied { local: hash, reason })
+                let reason = EditError::Conflict { local }.to_string();
+                Plan::Unapplied { local, reason }
             }
-        }
+        })
     }
 
     /// The push of this path that reached the disk last, as [`merge_base`] wants it.
@@ -261,15 +306,49 @@ impl Round<'_> {
 }
 
 /// A file that is worked on.
-struct Push<'a> {
-    path: TenantPath,
-    file: &'a DesiredFile,
+pub(super) struct Push<'a> {
+    pub(super) path: TenantPath,
+    pub(super) file: &'a DesiredFile,
     /// `None`: the file should not exist.
-    content: Option<Bytes>,
+    pub(super) content: Option<Bytes>,
+}
+
+/// What is to be done about a file.
+pub(super) enum Plan {
+    /// Nothing: it has everything that the push wants.
+    Done,
+    /// Write this, over exactly that.
+    Write { content: Option<Bytes>, over: Precondition, merged: Option<Merged> },
+    /// The local version stays.
+    Unapplied { local: Option<ContentHash>, reason: String },
+}
+
+/// A planned content is on disk.
+pub(super) fn written(path: &str, was_merged: bool, applied: &mut Applied) {
+    if !was_merged {
+        applied.forget_merges(path);
+    } else if let Some(merged) = applied.merging.remove(path) {
+        applied.merged.insert(path.to_owned(), merged);
+    }
+}
+
+/// Notes how a file ended.
+pub(super) fn note(file: DesiredFile, outcome: Outcome, applied: &mut Applied) {
+    let known = applied.conflicts.iter().position(|known| known.conflict.path == file.path);
+    let known = known.map(|position| applied.conflicts.remove(position).conflict);
+    if let Outcome::Unapplied { local, reason } = outcome {
+        let DesiredFile { path, generation, hash: pushed_hash, base, .. } = file;
+        tracing::warn!(path, generation, %reason, "a push was not applied; both versions are kept");
+        // A round that starts over does not make it a new conflict.
+        let since = known.filter(|known| known.generation == generation && known.pushed_hash == pushed_hash);
+        let since = since.and_then(|known| known.since).or_else(|| Some(Timestamp::now()));
+        let conflict = Conflict { path, generation, local_hash: local, pushed_hash, since };
+        applied.conflicts.push(Unapplied { conflict, base });
+    }
 }
 
 /// Why an attempt did not end.
-enum Failure {
+pub(super) enum Failure {
     /// The file's.
     Edit(EditError),
     /// The round's.
@@ -289,6 +368,6 @@ impl From<ApplyError> for Failure {
 }
 
 /// The volume as a whole: nothing could be applied now.
-fn is_the_volume(error: &EditError) -> bool {
+pub(super) fn is_the_volume(error: &EditError) -> bool {
     matches!(error, EditError::Journal(_) | EditError::Fs(FsError::NoSpace | FsError::ReadOnly | FsError::Io(_)))
 }

@@ -1,13 +1,13 @@
 //! The loops that talk to control.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, Notify, watch};
 use uuid::Uuid;
-use winston_wire::{AckedChange, CheckIn, MAX_CONFLICTS, PROTOCOL_VERSION, Timestamp};
+use winston_wire::{AckedChange, CheckIn, ConfigVerdict, MAX_CONFLICTS, PROTOCOL_VERSION, Timestamp};
 
 use super::applied::Applied;
 use super::apply::{ApplyError, Round};
@@ -15,6 +15,7 @@ use super::backoff::{Backoff, random};
 use super::client::{ClientError, ControlClient};
 use super::status::{SyncState, SyncStatus};
 use super::upload::{self, UploadError};
+use crate::candidate::Configs;
 use crate::edits::Edits;
 use crate::gateway::GatewayHandle;
 use crate::journal::Cursor;
@@ -43,6 +44,8 @@ pub(crate) struct Engine {
     pub(super) edits: Arc<Edits>,
     pub(super) client: ControlClient,
     gateway: GatewayHandle,
+    /// `None` without a gateway.
+    pub(super) configs: Option<Configs>,
     pub(super) status: Arc<SyncStatus>,
     pub(super) internal: OwnedFd,
     started_at: Timestamp,
@@ -60,6 +63,8 @@ pub(crate) struct Engine {
     pub(super) settled_at: AtomicU64,
     /// A check-in is worth making now.
     pub(super) report_now: Notify,
+    /// Time of the newest verdict that control has been told in this process's life.
+    told: std::sync::Mutex<Option<Timestamp>>,
     /// The last check-in said that control's files differ, and wakes whoever compares them.
     pub(super) differs: AtomicBool,
     pub(super) compare: Notify,
@@ -70,6 +75,7 @@ impl Engine {
         edits: Arc<Edits>,
         client: ControlClient,
         gateway: GatewayHandle,
+        configs: Option<Configs>,
         status: Arc<SyncStatus>,
     ) -> Result<Self, crate::fs::FsError> {
         let internal = edits.root().internal_dir(".winston")?;
@@ -80,6 +86,7 @@ impl Engine {
             edits,
             client,
             gateway,
+            configs,
             status,
             internal,
             started_at: Timestamp::now(),
@@ -90,6 +97,7 @@ impl Engine {
             verified: std::sync::Mutex::default(),
             settled_at: AtomicU64::new(u64::MAX),
             report_now: Notify::new(),
+            told: std::sync::Mutex::default(),
             differs: AtomicBool::new(false),
             compare: Notify::new(),
         })
@@ -132,6 +140,7 @@ impl Engine {
 
     async fn check_in_loop(&self) {
         let mut gateway = self.gateway.subscribe();
+        let mut verdicts = self.configs.as_ref().map(Configs::subscribe);
         let mut backoff = Backoff::default();
         loop {
             let checked_in = self.check_in().await;
@@ -151,6 +160,7 @@ impl Engine {
                 // A supervisor that has ended says nothing new; then only the clock counts.
                 Ok(()) = gateway.changed(), if welcome => {}
                 () = self.report_now.notified(), if welcome => {}
+                () = changed(&mut verdicts), if welcome => {}
             }
         }
     }
@@ -161,6 +171,8 @@ impl Engine {
         let edits = Arc::clone(&self.edits);
         let manifest = tokio::task::spawn_blocking(move || edits.manifest()).await.unwrap_or(None);
         let (epoch, head_seq) = (self.edits.journal().epoch(), self.edits.journal().head_seq());
+        let verdicts = self.untold_verdicts();
+        let newest = verdicts.iter().map(|verdict| verdict.at).max();
         let answer = self
             .client
             .check_in(&CheckIn {
@@ -173,9 +185,13 @@ impl Engine {
                 applied_generation: report.applied_generation,
                 gateway: self.gateway.status(),
                 conflicts: report.conflicts.into_iter().rev().take(MAX_CONFLICTS).collect(),
+                verdicts,
                 manifest,
             })
             .await?;
+        if let Some(newest) = newest {
+            *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(newest);
+        }
         self.superseded.send_replace(false);
         self.status.set_state(SyncState::Connected, None);
         self.status.set_desired(answer.desired_generation);
@@ -208,6 +224,14 @@ impl Engine {
             news
         });
         Ok(heartbeat)
+    }
+
+    /// The verdicts that control has not been told yet. All of them once after each start: it keeps those that it does not know.
+    fn untold_verdicts(&self) -> Vec<ConfigVerdict> {
+        let told = *self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut verdicts = self.configs.as_ref().map(Configs::verdicts).unwrap_or_default();
+        verdicts.retain(|verdict| told.is_none_or(|told| verdict.at > told));
+        verdicts
     }
 
     async fn upload_loop(&self) {
@@ -317,7 +341,12 @@ impl Engine {
         }
         self.behind.store(true, Ordering::Relaxed);
         let mut after = applied.clone();
-        let round = Round { edits: &self.edits, client: &self.client, internal: &self.internal };
+        let round = Round {
+            edits: &self.edits,
+            client: &self.client,
+            internal: &self.internal,
+            configs: self.configs.as_ref(),
+        };
         let done = round.apply(desired, &mut after).await;
         if done.is_ok() {
             if let Err(error) = after.save(&self.internal) {
@@ -378,4 +407,14 @@ impl Engine {
             | ClientError::TooLarge { .. } => PERMANENT_PAUSE,
         }
     }
+}
+
+/// Waits for something new; for ever when there will be nothing.
+async fn changed(news: &mut Option<watch::Receiver<u64>>) {
+    if let Some(news) = news
+        && news.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }

@@ -15,6 +15,7 @@ mod entropy;
 mod identity;
 mod reconcile;
 mod status;
+mod trials;
 mod upload;
 
 pub(crate) use client::ControlClient;

@@ -156,6 +156,9 @@ fn etag(hash: &ContentHash) -> Result<HeaderValue, Problem> {
 pub(in super::super) struct PushArgs {
     #[serde(default)]
     force: bool,
+    /// The body is a merge patch: keys that control owns from then on.
+    #[serde(default)]
+    merge: bool,
 }
 
 #[derive(Deserialize)]
@@ -178,7 +181,14 @@ pub(in super::super) async fn push(
     if content.len() > app.limits.max_file_bytes {
         return Err(too_large());
     }
-    let file = Push { path: &path, content: Some(&content), expect };
+    if args.merge {
+        may_own(&path, expect)?;
+        let patch: Result<Value, _> = serde_json::from_slice(&content);
+        if !patch.is_ok_and(|patch| patch.is_object()) {
+            return Err(Problem::bad("bad_patch", "A merge patch of owned keys is a JSON object"));
+        }
+    }
+    let file = Push { path: &path, content: Some(&content), expect, merge: args.merge };
     answer(&app, tenant, &actor, file, content.len()).await
 }
 
@@ -191,6 +201,11 @@ pub(in super::super) async fn push_delete(
     headers: HeaderMap,
 ) -> Result<Json<Value>, Problem> {
     let mut expect = expect(&headers, args.force)?;
+    if args.merge {
+        may_own(&path, expect)?;
+        let file = Push { path: &path, content: None, expect, merge: true };
+        return answer(&app, tenant, &actor, file, 0).await;
+    }
     // What does not exist needs no delete, and saying so is more use than a push without effect.
     let seen = files::known(&app.db.client().await?, tenant, &path).await?;
     if expect == Expect::Latest {
@@ -203,12 +218,23 @@ pub(in super::super) async fn push_delete(
         }
         expect = Expect::Present;
     }
-    let file = Push { path: &path, content: None, expect };
+    let file = Push { path: &path, content: None, expect, merge: false };
     answer(&app, tenant, &actor, file, 0).await
 }
 
+/// Keys are owned in the gateway's configuration only, whatever is in it.
+fn may_own(path: &str, expect: Expect) -> Result<(), Problem> {
+    if !path.ends_with("/openclaw.json") {
+        return Err(Problem::bad("bad_path", "Keys can be owned in openclaw.json only"));
+    }
+    if expect != Expect::Latest {
+        return Err(Problem::bad("bad_precondition", "Owned keys hold for every version of the file"));
+    }
+    Ok(())
+}
+
 async fn answer(app: &App, tenant: Uuid, actor: &str, file: Push<'_>, size: usize) -> Result<Json<Value>, Problem> {
-    let path = file.path;
+    let (path, merge) = (file.path, file.merge);
     match desired::push(&app.db, tenant, actor, &[file]).await? {
         Outcome::Pushed(pushed) => {
             let pushed = pushed.first();
@@ -219,6 +245,7 @@ async fn answer(app: &App, tenant: Uuid, actor: &str, file: Push<'_>, size: usiz
                 "hash": pushed.and_then(|pushed| pushed.hash),
                 "generation": pushed.map(|pushed| pushed.generation),
                 "version": pushed.and_then(|pushed| pushed.version),
+                "merge": merge,
             })))
         }
         Outcome::Mismatch { current } => Err(Problem::new(

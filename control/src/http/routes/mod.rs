@@ -1,5 +1,6 @@
 //! Handlers, one file per group of routes. They hold no SQL.
 
+pub(super) mod config;
 pub(super) mod conflicts;
 pub(super) mod files;
 pub(super) mod health;

@@ -3,6 +3,7 @@
 pub(super) mod archive;
 pub(super) mod batch;
 pub(super) mod changes;
+pub(super) mod config;
 pub(super) mod conflicts;
 mod content;
 pub(super) mod extract;

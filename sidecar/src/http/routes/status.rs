@@ -7,6 +7,7 @@ use winston_wire::GatewayStatus;
 
 use super::super::App;
 use super::super::body::Body;
+use crate::candidate::{Configs, Report};
 use crate::front::FrontReport;
 use crate::sync::SyncReport;
 
@@ -20,6 +21,8 @@ struct Status {
     gateway: GatewayStatus,
     /// `null` without a front door.
     front: Option<FrontReport>,
+    /// `null` without a gateway.
+    config: Option<Report>,
 }
 
 #[derive(Serialize)]
@@ -85,5 +88,6 @@ pub(in super::super) fn status(app: &App) -> Response<Body> {
         sync: app.sync.report(),
         gateway: app.gateway.status(),
         front: app.front.as_ref().map(|front| front.report()),
+        config: app.configs.as_ref().map(Configs::report),
     })
 }

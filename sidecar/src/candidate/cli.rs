@@ -1,0 +1,296 @@
+//! The gateway's own validation: `openclaw config validate --json` over a copy of the candidate.
+//!
+//! The copy lies in a directory of its own that is the program's state directory too, so that nothing of the tenant is touched or seen. The
+//! program runs as the gateway does, in a process group of its own that is killed when its time is over. It stays in our session: what
+//! is in another one is taken for the gateway's (see `gateway::descendants`).
+
+use std::fs::{DirBuilder, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, chown};
+use std::path::{Component, Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal};
+use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::Command;
+use winston_wire::ConfigIssue;
+
+use super::redact;
+use crate::gateway::Cli;
+
+/// Output that is looked at, in bytes of each stream.
+const MAX_OUTPUT: usize = 256 * 1024;
+
+/// Attempts; a machine that is busy with a start of the gateway is slow.
+const ATTEMPTS: usize = 2;
+
+/// Most issues and warnings that are passed on, and most characters of each text.
+const MOST_ISSUES: usize = 50;
+const LONGEST_TEXT: usize = 500;
+
+/// Begins the names of our directories among the temporary ones.
+const PREFIX: &str = "winston-config-";
+
+/// What the validation said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// It is valid, with these warnings.
+    Valid(Vec<ConfigIssue>),
+    /// It is not.
+    Invalid(Vec<ConfigIssue>),
+    /// Nothing; why.
+    None(String),
+}
+
+/// A candidate for the validation.
+pub(super) struct Question {
+    /// Content of `openclaw.json`.
+    pub(super) config: Vec<u8>,
+    /// Files that it may include, by their path relative to it.
+    pub(super) beside: Vec<(String, Vec<u8>)>,
+}
+
+/// Asks; again once when there was no answer in time.
+pub(super) async fn validate(cli: &Cli, question: Question, limit: Duration) -> Answer {
+    let question = std::sync::Arc::new(question);
+    let mut why = String::new();
+    for _ in 0..ATTEMPTS {
+        let (copy, asked) = (std::sync::Arc::clone(&question), cli.clone());
+        let scratch = match tokio::task::spawn_blocking(move || Scratch::make(&asked, &copy)).await {
+            Ok(Ok(scratch)) => scratch,
+            Ok(Err(error)) => return Answer::None(format!("no directory for the validation could be made: {error}")),
+            Err(_) => return Answer::None("shutting down".into()),
+        };
+        match ask(cli, &scratch.path, limit).await {
+            Ok(answer) => return answer,
+            Err(NoAnswer::Late) => why = format!("the validation did not end within {} s", limit.as_secs()),
+            Err(NoAnswer::Failed(error)) => return Answer::None(error),
+        }
+    }
+    Answer::None(why)
+}
+
+enum NoAnswer {
+    Late,
+    Failed(String),
+}
+
+async fn ask(cli: &Cli, scratch: &Path, limit: Duration) -> Result<Answer, NoAnswer> {
+    let mut command = Command::new(&cli.program);
+    command
+        .args(["config", "validate", "--json"])
+        .env_clear()
+        .envs(cli.environment.iter().map(|(name, value)| (name, value)))
+        .env("OPENCLAW_STATE_DIR", scratch)
+        .env("OPENCLAW_CONFIG_PATH", scratch.join("openclaw.json"))
+        .current_dir(scratch)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true);
+    if let Some(identity) = cli.identity {
+        command.uid(identity.uid).gid(identity.gid);
+    }
+    crate::sys::restrain(&mut command, cli.identity.is_some());
+    let failed =
+        |error: io::Error| NoAnswer::Failed(format!("the program {} could not be run: {error}", cli.program.display()));
+    let mut child = command.spawn().map_err(failed)?;
+    let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let all = async { tokio::join!(read(stdout), read(stderr), child.wait()) };
+    let ended = tokio::time::timeout(limit, all).await;
+    let Ok((stdout, stderr, status)) = ended else {
+        // Whatever it started goes with it. A group that has members keeps its number.
+        if let Some(group) = group {
+            let _ = rustix::process::kill_process_group(group, Signal::KILL);
+        }
+        let _ = child.wait().await;
+        return Err(NoAnswer::Late);
+    };
+    let status = status.map_err(failed)?;
+    understood(&stdout, cli).ok_or_else(|| {
+        let text = String::from_utf8_lossy(&stderr);
+        let last = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+        NoAnswer::Failed(format!(
+            "the validation said nothing that could be understood ({status}): {}",
+            short(last, cli)
+        ))
+    })
+}
+
+/// Reads a stream to its end and keeps the beginning.
+async fn read(stream: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
+    let Some(mut stream) = stream else { return Vec::new() };
+    let (mut kept, mut buffer) = (Vec::new(), vec![0; 16 * 1024]);
+    while let Ok(read) = stream.read(&mut buffer).await
+        && read > 0
+    {
+        let room = MAX_OUTPUT - kept.len();
+        kept.extend_from_slice(&buffer[..read.min(room)]);
+    }
+    kept
+}
+
+#[derive(Deserialize)]
+struct Output {
+    valid: bool,
+    #[serde(default)]
+    issues: Vec<Issue>,
+    #[serde(default)]
+    warnings: Vec<Issue>,
+    #[serde(default)]
+    error: Option<serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+struct Issue {
+    #[serde(default)]
+    path: String,
+    #[serde(default)]
+    message: String,
+}
+
+/// The answer in the output, which may have other lines before it.
+fn understood(stdout: &[u8], cli: &Cli) -> Option<Answer> {
+    let text = String::from_utf8_lossy(stdout);
+    let starts = text.match_indices('{').map(|(at, _)| at).filter(|at| *at == 0 || text[..*at].ends_with('\n'));
+    let output = starts.take(100).find_map(|at| {
+        let mut stream = serde_json::Deserializer::from_str(&text[at..]).into_iter::<Output>();
+        stream.next()?.ok()
+    })?;
+    let issues = |issues: Vec<Issue>| {
+        let one = |issue: Issue| ConfigIssue { path: short(&issue.path, cli), message: short(&issue.message, cli) };
+        issues.into_iter().take(MOST_ISSUES).map(one).collect::<Vec<_>>()
+    };
+    if output.valid {
+        return Some(Answer::Valid(issues(output.warnings)));
+    }
+    let mut found = issues(output.issues);
+    if found.is_empty() {
+        let message = output.error.map_or_else(
+            || "the gateway calls it invalid".to_owned(),
+            |error| {
+                error.get("message").and_then(|text| text.as_str()).map_or_else(|| error.to_string(), str::to_owned)
+            },
+        );
+        found.push(ConfigIssue { path: String::new(), message: short(&message, cli) });
+    }
+    Some(Answer::Invalid(found))
+}
+
+fn short(text: &str, cli: &Cli) -> String {
+    redact(text, &cli.secrets).chars().filter(|letter| !letter.is_control()).take(LONGEST_TEXT).collect()
+}
+
+/// A directory with the candidate, removed when dropped.
+struct Scratch {
+    path: PathBuf,
+}
+
+impl Scratch {
+    fn make(cli: &Cli, question: &Question) -> io::Result<Self> {
+        let number = getrandom::u64().map_err(|_| io::Error::other("no randomness"))?;
+        let path = std::env::temp_dir().join(format!("{PREFIX}{}-{number:016x}", std::process::id()));
+        DirBuilder::new().mode(0o700).create(&path)?;
+        let scratch = Self { path };
+        for (name, content) in question.beside.iter().chain([&("openclaw.json".to_owned(), question.config.clone())]) {
+            scratch.put(name, content, cli)?;
+        }
+        // Last: from now on it is the gateway's user who can write there.
+        scratch.give(&scratch.path, cli)?;
+        Ok(scratch)
+    }
+
+    fn put(&self, name: &str, content: &[u8], cli: &Cli) -> io::Result<()> {
+        let relative = Path::new(name);
+        if !relative.components().all(|part| matches!(part, Component::Normal(_))) {
+            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        }
+        let mut directory = self.path.clone();
+        for part in relative.parent().into_iter().flat_map(Path::components) {
+            directory.push(part);
+            match DirBuilder::new().mode(0o700).create(&directory) {
+                Ok(()) => self.give(&directory, cli)?,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let file = self.path.join(relative);
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file)?.write_all(content)?;
+        self.give(&file, cli)
+    }
+
+    fn give(&self, path: &Path, cli: &Cli) -> io::Result<()> {
+        match cli.identity {
+            Some(identity) => chown(path, Some(identity.uid), Some(identity.gid)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Small, and on a file system for small things: not worth a thread.
+        let _ = std::fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Removes what validations of processes that are no more left behind. Blocking.
+pub(super) fn tidy() {
+    for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let owner = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next()?.parse::<u32>().ok());
+        if owner.is_some_and(|pid| pid == std::process::id() || !Path::new("/proc").join(pid.to_string()).exists()) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cli() -> Cli {
+        Cli {
+            program: "openclaw".into(),
+            identity: None,
+            environment: Vec::new(),
+            secrets: vec!["secret-for-tests".into()],
+            port: 18789,
+        }
+    }
+
+    fn issue(path: &str, message: &str) -> ConfigIssue {
+        ConfigIssue { path: path.into(), message: message.into() }
+    }
+
+    #[test]
+    fn the_programs_words_are_understood_and_redacted() {
+        let understood = |text: &str| understood(text.as_bytes(), &cli());
+        let valid = r#"{"valid":true,"path":"x","warnings":[{"path":"a.b","message":"has secret-for-tests"}]}"#;
+        assert_eq!(understood(valid), Some(Answer::Valid(vec![issue("a.b", "has [redacted]")])));
+        let invalid = r#"{"ok":false,"error":{"message":"bad"},"valid":false,"issues":[{"path":"a","message":"no"}]}"#;
+        assert_eq!(understood(invalid), Some(Answer::Invalid(vec![issue("a", "no")])));
+        let unsaid = "a warning\n{\"not\": \"it\"}\n{\"valid\":false,\"error\":{\"message\":\"bad\"}}\nmore\n";
+        assert_eq!(understood(unsaid), Some(Answer::Invalid(vec![issue("", "bad")])));
+        for text in ["", "{", "Segmentation fault", "{\"valid\": \"yes\"}", "\u{0}"] {
+            assert_eq!(understood(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_written_outside_the_directory() {
+        let question = |name: &str| Question { config: b"{}".to_vec(), beside: vec![(name.into(), b"x".to_vec())] };
+        for name in ["../x", "/x", "a/../../x", "openclaw.json"] {
+            assert!(Scratch::make(&cli(), &question(name)).is_err(), "{name}");
+        }
+        let scratch = Scratch::make(&cli(), &question("a/b/c.json5")).unwrap();
+        assert_eq!(std::fs::read(scratch.path.join("a/b/c.json5")).unwrap(), b"x");
+        let path = scratch.path.clone();
+        drop(scratch);
+        assert!(!path.exists());
+    }
+}

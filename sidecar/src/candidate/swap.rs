@@ -1,0 +1,220 @@
+//! A set on the tenant's disk: reading it, putting it in place, putting the one before it back. Everything here blocks.
+
+use serde_json::Value;
+use winston_wire::ContentHash;
+
+use super::store::{FileSet, SetFile};
+use crate::edits::{Author, EditError, Edits, Precondition, SetError, hash_of};
+use crate::failpoint;
+use crate::fs::{FsError, TenantPath};
+use crate::merge;
+
+/// Attempts while somebody changes the same files.
+const ATTEMPTS: usize = 8;
+
+/// What is at these paths now.
+pub(super) fn read_set<'a>(edits: &Edits, paths: impl Iterator<Item = &'a TenantPath>) -> Result<FileSet, EditError> {
+    let files = paths.map(|path| Ok(SetFile { path: path.clone(), content: read(edits, path)? }));
+    Ok(FileSet { files: files.collect::<Result<_, EditError>>()? })
+}
+
+/// The content at a path.
+pub(super) fn read(edits: &Edits, path: &TenantPath) -> Result<Option<Vec<u8>>, EditError> {
+    let limit = edits.max_file_bytes();
+    match edits.root().open_file(path) {
+        Err(FsError::NotFound | FsError::NotADirectory) => Ok(None),
+        opened => Ok(Some(opened?.read(limit)?.ok_or(EditError::TooLarge { limit })?)),
+    }
+}
+
+fn exactly(hash: Option<ContentHash>) -> Precondition {
+    hash.map_or(Precondition::Absent, Precondition::Match)
+}
+
+/// Puts the new set in place, over exactly the old one. An error says which file of the set it is about.
+pub(super) fn swap(edits: &Edits, author: &Author, old: &FileSet, new: &FileSet) -> Result<(), SetError> {
+    let mut transaction = edits.begin(author)?;
+    let mut operations = Vec::with_capacity(new.files.len());
+    for (index, (before, after)) in old.files.iter().zip(&new.files).enumerate() {
+        let over = exactly(before.hash());
+        let added = match &after.content {
+            Some(content) => transaction.put(after.path.clone(), content, over, None),
+            // Nothing is there, and nothing should be.
+            None if before.content.is_none() => continue,
+            None => transaction.delete(after.path.clone(), over),
+        };
+        added.map_err(|error| SetError { index: Some(index), error })?;
+        operations.push(index);
+    }
+    transaction
+        .commit()
+        .map(drop)
+        .map_err(|error| SetError { index: error.index.and_then(|at| operations.get(at).copied()), error: error.error })
+}
+
+/// What putting a set back could not do, and what it wrote.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct PutBack {
+    /// Files that somebody had edited: theirs stay.
+    pub(super) kept: Vec<String>,
+    /// Versions that were put back or made.
+    pub(super) written: Vec<(String, ContentHash)>,
+}
+
+/// Puts the old set back where the new one still is. Doing it again changes nothing.
+pub(super) fn put_back(
+    edits: &Edits,
+    author: &Author,
+    config: &TenantPath,
+    old: &FileSet,
+    new: &FileSet,
+) -> Result<PutBack, EditError> {
+    for _ in 0..ATTEMPTS {
+        let mut done = PutBack::default();
+        let mut transaction = edits.begin(author)?;
+        for Planned { path, over, what } in plan(edits, config, old, new)? {
+            match what {
+                Return::Nothing => {}
+                Return::Kept => done.kept.push(path.as_str().to_owned()),
+                Return::Write(None) => transaction.delete(path, over)?,
+                Return::Write(Some(content)) => {
+                    done.written.push((path.as_str().to_owned(), hash_of(&content)));
+                    transaction.put(path, &content, over, None)?;
+                }
+            }
+        }
+        failpoint::here("config-returning");
+        match transaction.commit() {
+            Ok(_) => return Ok(done),
+            Err(SetError { error: EditError::PreconditionFailed { .. } | EditError::Busy, .. }) => {}
+            Err(SetError { error, .. }) => return Err(error),
+        }
+    }
+    Err(EditError::Busy)
+}
+
+/// The versions that [`put_back`] would write now.
+pub(super) fn would_write(
+    edits: &Edits,
+    config: &TenantPath,
+    old: &FileSet,
+    new: &FileSet,
+) -> Result<Vec<(String, ContentHash)>, EditError> {
+    let written = |planned: Planned| match planned.what {
+        Return::Write(Some(content)) => Some((planned.path.as_str().to_owned(), hash_of(&content))),
+        _ => None,
+    };
+    Ok(plan(edits, config, old, new)?.into_iter().filter_map(written).collect())
+}
+
+struct Planned {
+    path: TenantPath,
+    /// What is there now.
+    over: Precondition,
+    what: Return,
+}
+
+fn plan(edits: &Edits, config: &TenantPath, old: &FileSet, new: &FileSet) -> Result<Vec<Planned>, EditError> {
+    let files = old.files.iter().zip(&new.files).map(|(before, after)| {
+        let there = SetFile { path: before.path.clone(), content: read(edits, &before.path)? };
+        let what = returned(before, after, &there, before.path == *config);
+        Ok(Planned { over: exactly(there.hash()), path: there.path, what })
+    });
+    files.collect()
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Return {
+    Nothing,
+    Kept,
+    Write(Option<Vec<u8>>),
+}
+
+/// What becomes of one file when its set goes back.
+fn returned(old: &SetFile, new: &SetFile, there: &SetFile, is_config: bool) -> Return {
+    if there.content == old.content {
+        return Return::Nothing;
+    }
+    if there.content == new.content {
+        return Return::Write(old.content.clone());
+    }
+    let (Some(here), Some(ours), true) = (&there.content, &new.content, is_config) else { return Return::Kept };
+    if is_rewritten(here, ours) {
+        return Return::Write(old.content.clone());
+    }
+    // Somebody's own edit stays, and only what came with the set goes.
+    let undone = old.content.as_deref().and_then(|old| merge::three_way(new.path.as_str(), ours, here, old));
+    undone.map_or(Return::Kept, |content| Return::Write(Some(content)))
+}
+
+/// Whether one text is the other one as the gateway rewrites it: the same keys and values, but for what it notes about itself.
+pub(super) fn is_rewritten(there: &[u8], ours: &[u8]) -> bool {
+    let value = |bytes| std::str::from_utf8(bytes).ok().and_then(|text| merge::value(text).ok()).map(without_notes);
+    matches!((value(there), value(ours)), (Some(there), Some(ours)) if there == ours)
+}
+
+fn without_notes(mut config: Value) -> Value {
+    if let Some(members) = config.as_object_mut() {
+        members.remove("meta");
+    }
+    config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(content: Option<&str>) -> SetFile {
+        SetFile {
+            path: TenantPath::parse(".openclaw/openclaw.json").unwrap(),
+            content: content.map(|content| content.as_bytes().to_vec()),
+        }
+    }
+
+    fn back(
+        old: Option<&str>,
+        new: Option<&str>,
+        there: Option<&str>,
+        is_config: bool,
+    ) -> Result<Option<String>, &'static str> {
+        match returned(&file(old), &file(new), &file(there), is_config) {
+            Return::Nothing => Err("nothing"),
+            Return::Kept => Err("kept"),
+            Return::Write(content) => Ok(content.map(|content| String::from_utf8(content).unwrap())),
+        }
+    }
+
+    #[test]
+    fn only_what_is_still_ours_goes_back() {
+        for is_config in [false, true] {
+            assert_eq!(
+                back(Some("{\"a\":1}"), Some("{\"a\":2}"), Some("{\"a\":2}"), is_config),
+                Ok(Some("{\"a\":1}".into()))
+            );
+            assert_eq!(back(None, Some("{\"a\":2}"), Some("{\"a\":2}"), is_config), Ok(None));
+            assert_eq!(back(Some("{\"a\":1}"), None, None, is_config), Ok(Some("{\"a\":1}".into())));
+            assert_eq!(back(Some("{\"a\":1}"), Some("{\"a\":2}"), Some("{\"a\":1}"), is_config), Err("nothing"));
+            assert_eq!(back(Some("{\"a\":1}"), Some("{\"a\":2}"), Some("{\"a\":3}"), is_config), Err("kept"));
+            assert_eq!(back(Some("{\"a\":1}"), Some("{\"a\":2}"), None, is_config), Err("kept"));
+        }
+    }
+
+    #[test]
+    fn what_the_gateway_notes_about_itself_is_no_edit() {
+        let rewritten = "{\n  \"a\": 2,\n  \"meta\": {\"lastTouchedVersion\": \"x\"}\n}\n";
+        assert_eq!(
+            back(Some("{\"a\":1} // old"), Some("// new\n{a: 2}"), Some(rewritten), true),
+            Ok(Some("{\"a\":1} // old".into()))
+        );
+        assert_eq!(back(Some("{\"a\":1}"), Some("{\"a\":2}"), Some(rewritten), false), Err("kept"));
+    }
+
+    #[test]
+    fn an_edit_of_another_key_stays_while_ours_is_undone() {
+        let edited = "{\"a\": 2, \"theirs\": true}";
+        assert_eq!(
+            back(Some("{\"a\": 1}"), Some("{\"a\": 2}"), Some(edited), true),
+            Ok(Some("{\"a\": 1, \"theirs\": true}".into()))
+        );
+    }
+}
