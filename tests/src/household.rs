@@ -157,13 +157,14 @@ impl Home {
         self.gateway.wait_for("the gateway is ready", |status| status["state"] == "ready")
     }
 
-    /// Waits until the gateway's log has this line; all of the gateway's lines.
-    pub fn logged(&self, line: &str) -> Result<Vec<String>> {
+    /// Waits until the gateway's log has this line; the gateway's last lines, with their numbers.
+    pub fn logged(&self, line: &str) -> Result<Vec<(u64, String)>> {
         eventually(&format!("{line:?} in the log"), || {
             let lines = self.gateway.logs(1000)?;
             let lines = lines.iter().filter(|line| line["stream"] == "stdout");
-            let lines: Vec<_> = lines.filter_map(|line| line["line"].as_str().map(str::to_owned)).collect();
-            if lines.iter().any(|found| found == line) { Ok(Some(lines)) } else { bail!("{lines:?}") }
+            let numbered = |line: &Value| Some((line["seq"].as_u64()?, line["line"].as_str()?.to_owned()));
+            let lines: Vec<_> = lines.filter_map(numbered).collect();
+            if lines.iter().any(|(_, found)| found == line) { Ok(Some(lines)) } else { bail!("{lines:?}") }
         })
     }
 

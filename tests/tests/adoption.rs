@@ -3,6 +3,7 @@
 //! The gateway is a stand-in (`src/bin/stand_in_gateway.rs`); `real_gateway.rs` has the same with OpenClaw. Each test kills
 //! with SIGKILL. Where something has to happen while no sidecar lives, entrypoint is held with SIGSTOP meanwhile.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -62,8 +63,8 @@ fn end(mut home: Home) -> Result<()> {
 }
 
 /// Every number up to `last` is in these lines, in order, whatever is between them.
-fn numbered(lines: &[String], last: usize) -> Result<()> {
-    let numbers: Vec<usize> = lines.iter().filter_map(|line| line.strip_prefix("line ")?.parse().ok()).collect();
+fn numbered(lines: &BTreeMap<u64, String>, last: usize) -> Result<()> {
+    let numbers: Vec<usize> = lines.values().filter_map(|line| line.strip_prefix("line ")?.parse().ok()).collect();
     let mut unique = numbers.clone();
     unique.dedup();
     ensure!(unique == (1..=last).collect::<Vec<_>>(), "{numbers:?}");
@@ -74,8 +75,8 @@ fn numbered(lines: &[String], last: usize) -> Result<()> {
 fn a_killed_sidecar_costs_nobody_anything() -> Result<()> {
     in_both_modes("a_killed_sidecar_costs_nobody_anything", |mode| {
         let (home, mut orders, gateway) = ready(&Household::new(mode)?)?;
-        // The ring of each sidecar begins anew, so it is looked at before each kill.
-        let mut lines: Vec<String> = Vec::new();
+        // By their numbers, which go on from one sidecar to the next.
+        let mut lines = BTreeMap::new();
         let mut number = 0;
         let mut say = |orders: &mut Orders, count: usize| -> Result<String> {
             for _ in 0..count {

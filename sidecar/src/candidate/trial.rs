@@ -109,7 +109,7 @@ impl Standing {
     pub(super) fn of(state: GatewayState) -> Self {
         match state {
             GatewayState::Ready => Self::Ready,
-            GatewayState::Starting | GatewayState::Unresponsive => Self::Running,
+            GatewayState::Adopted | GatewayState::Starting | GatewayState::Unresponsive => Self::Running,
             GatewayState::WaitingForConfig | GatewayState::Backoff | GatewayState::CrashLooping => Self::Waiting,
             GatewayState::Stopping => Self::Ending,
             GatewayState::Stopped | GatewayState::Disabled => Self::Off,

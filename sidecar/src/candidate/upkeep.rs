@@ -64,6 +64,8 @@ impl Owner {
         let found = self.blocking(move |edits, _| edits.look(&config)).await.ok()?;
         let hash = match found {
             Ok(Look::File { hash, .. }) => Some(hash),
+            // Held back: nobody knows yet whether it was to go.
+            Ok(Look::Withheld) => return None,
             Ok(Look::Absent | Look::Opaque) => None,
             Err(error) => {
                 tracing::debug!(%error, "could not look at the configuration");
