@@ -123,7 +123,7 @@ impl Owner {
         let content = self.blocking(move |edits, _| edits.content(&config, hash)).await.ok()?.ok()??;
         let set = FileSet { files: vec![SetFile { path: self.config.clone(), content: Some(content) }] };
         // A set that came as one has more than the configuration.
-        if !scene.good.first().is_some_and(|(_, known)| *known == hash) {
+        if scene.good.first().is_none_or(|(_, known)| *known != hash) {
             self.keep_good(set, "in use".into()).await;
         }
         let now = self.now();

@@ -148,8 +148,8 @@ impl Reader {
             Ok(Look::Waits) | Err(Errno::AGAIN) => ready.clear_ready(),
             Err(error) => return Err(error.into()),
         }
-        // A flood is not the only thing there is to do.
-        tokio::task::consume_budget().await;
+        // A flood is not the only thing there is to do, and whoever follows the log is to see this before it has left the ring.
+        tokio::task::yield_now().await;
         Ok(())
     }
 
