@@ -63,6 +63,8 @@ pub struct Seen {
 struct State {
     upstream: SocketAddr,
     fault: Mutex<Fault>,
+    /// The only requests that meet the fault; all of them when there is none.
+    only: Mutex<Option<&'static str>>,
     seen: Mutex<Vec<Seen>>,
     last: Mutex<HashMap<String, Vec<u8>>>,
     live: Mutex<Vec<TcpStream>>,
@@ -85,6 +87,7 @@ impl Chaos {
         let state = Arc::new(State {
             upstream,
             fault: Mutex::new(Fault::None),
+            only: Mutex::default(),
             seen: Mutex::default(),
             last: Mutex::default(),
             live: Mutex::default(),
@@ -105,7 +108,16 @@ impl Chaos {
 
     /// From now on this is wrong. Every connection is cut.
     pub fn set(&self, fault: Fault) {
-        *lock(&self.state.fault) = fault;
+        self.set_where(fault, None);
+    }
+
+    /// The same for one kind of request (see [`Seen::what`]); the others get through.
+    pub fn set_for(&self, what: &'static str, fault: Fault) {
+        self.set_where(fault, Some(what));
+    }
+
+    fn set_where(&self, fault: Fault, only: Option<&'static str>) {
+        (*lock(&self.state.fault), *lock(&self.state.only)) = (fault, only);
         cut(&self.state);
     }
 
@@ -178,14 +190,15 @@ fn serve(state: &State, mut stream: TcpStream) -> Result<()> {
     lock(&state.live).push(stream.try_clone()?);
     let mut request = Vec::new();
     let (head, length) = read_head(&mut stream, &mut request)?;
-    let fault = *lock(&state.fault);
+    let what = what(&request);
+    let only = *lock(&state.only);
+    let fault = if only.is_none_or(|only| only == what) { *lock(&state.fault) } else { Fault::None };
     if fault == Fault::ResetRequest {
-        lock(&state.seen).push(Seen { at: Instant::now(), what: what(&request), fault });
+        lock(&state.seen).push(Seen { at: Instant::now(), what, fault });
         read_up_to(&mut stream, &mut request, head + length / 2)?;
         return reset(&stream);
     }
     read_up_to(&mut stream, &mut request, head + length)?;
-    let what = what(&request);
     lock(&state.seen).push(Seen { at: Instant::now(), what: what.clone(), fault });
     let answer = match fault {
         Fault::BlackHole => return wait_for_end(&mut stream),

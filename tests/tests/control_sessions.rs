@@ -40,9 +40,12 @@ async fn calls(sidecar: &Client, session: &str) -> Vec<Answer> {
     let header = [(SESSION_HEADER, session)];
     let content = "/api/sidecar/contents/2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881";
     let range = json!({"epoch": EPOCH, "seq": 0, "files": []}).to_string();
+    let hash = content.rsplit('/').next().unwrap().parse().unwrap();
+    let frame = [&winston_wire::frame_head(&hash, 1)[..], b"x"].concat();
     vec![
         sidecar.call(Method::POST, "/api/sidecar/changes", &header, batch(1)).await,
         sidecar.call(Method::PUT, content, &header, "x").await,
+        sidecar.call(Method::POST, "/api/sidecar/contents", &header, frame).await,
         sidecar.call(Method::GET, content, &header, "").await,
         sidecar.call(Method::GET, "/api/sidecar/desired", &header, "").await,
         sidecar.call(Method::POST, "/api/sidecar/manifest", &header, range).await,

@@ -1,6 +1,6 @@
 //! Types that the sidecar and control both speak.
 //!
-//! Shapes only: nothing in this crate opens a file, a socket or a clock. Everything is JSON on the wire; times are
+//! Shapes only: nothing in this crate opens a file, a socket or a clock. Everything but contents is JSON on the wire; times are
 //! UTC instants in RFC 3339 with a `Z`, hashes are 64 lower-case hexadecimal digits of SHA-256 over the raw bytes,
 //! sizes are bytes.
 //!
@@ -11,6 +11,7 @@
 //! | `POST /api/sidecar/check-in` | [`CheckIn`] | [`CheckInAnswer`] |
 //! | `POST /api/sidecar/changes` | [`ChangeBatch`] | [`ChangeBatchAnswer`] |
 //! | `PUT /api/sidecar/contents/<hash>` | raw bytes | 204 |
+//! | `POST /api/sidecar/contents` | [`frames`] | [`ContentsAnswer`] |
 //! | `GET /api/sidecar/contents/<hash>` | – | raw bytes |
 //! | `GET /api/sidecar/desired?generation=<g>&wait=<s>` | – | [`Desired`] |
 //! | `POST /api/sidecar/manifest` | [`ManifestRange`] | [`ManifestDifferences`] |
@@ -20,6 +21,7 @@
 
 mod change;
 mod config;
+mod contents;
 pub mod env;
 mod error;
 mod gateway;
@@ -30,6 +32,10 @@ mod sync;
 
 pub use change::{Action, Change, Source};
 pub use config::{ConfigIssue, ConfigVerdict, Verdict};
+pub use contents::{
+    BadFrames, CONTENTS_TYPE, ContentsAnswer, FRAME_HEAD_BYTES, MAX_CONTENTS, MAX_CONTENTS_BYTES, RefusedContent,
+    frame_head, frames,
+};
 pub use error::ErrorBody;
 pub use gateway::{ExitCause, GatewayExit, GatewayState, GatewayStatus};
 pub use handover::{EXIT_REPLACE, HANDOVER_FDS, HandoverFds, Reaped};

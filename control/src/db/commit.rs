@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 use winston_wire::{Action, Change, ChangeBatch, ChangeBatchAnswer, ContentHash, Source};
 
-use super::pool::{all, one, run, signed, unsigned};
+use super::pool::{all, run, signed};
 use super::sessions::{self, Standing};
 use super::{Db, DbError, batch, contents, current};
 
@@ -27,40 +27,43 @@ pub(crate) async fn commit(
     if sessions::hold(&tx, tenant, session).await? == Standing::Superseded {
         return Ok(None);
     }
-    run(
-        &tx,
-        "INSERT INTO journals (tenant_id, epoch) VALUES ($1, $2)
-         ON CONFLICT (tenant_id, epoch) DO NOTHING",
-        &[&tenant, &incoming.epoch],
-    )
-    .await?;
     // The row lock makes two copies of one batch follow each other; the second finds the first one's work.
-    let acked: i64 = one(
-        &tx,
-        "SELECT acked_seq FROM journals WHERE tenant_id = $1 AND epoch = $2 FOR UPDATE",
-        &[&tenant, &incoming.epoch],
-    )
-    .await?
-    .get(0);
+    let journal = current::lock(&tx, tenant, incoming.epoch).await?;
     let needed: Vec<_> = incoming.changes.iter().filter_map(batch::needs).collect();
     let stored = contents::stored(&tx, tenant, &needed).await?;
-    let plan = batch::plan(incoming, unsigned(acked), &stored);
+    let plan = batch::plan(incoming, journal.acked, &stored.keys().copied().collect());
+    let answer = |plan: batch::Plan<'_>| ChangeBatchAnswer { acked_seq: plan.acked, contents_wanted: plan.wanted };
+    // A batch that only finds out what is wanted need not wait for the disk.
+    if plan.commit.is_empty() && plan.lost.is_empty() {
+        return Ok(Some(answer(plan)));
+    }
+    let mut totals = match journal.totals {
+        Some(totals) => totals,
+        None => current::count(&tx, tenant, incoming.epoch).await?,
+    };
     if !plan.commit.is_empty() {
-        let versions = link_versions(&tx, tenant, incoming.epoch, &plan.commit).await?;
+        let versions = link_versions(&tx, tenant, incoming.epoch, &plan.commit, &stored).await?;
         insert_changes(&tx, tenant, incoming.epoch, &plan.commit, &versions).await?;
-        current::follow(&tx, tenant, incoming.epoch, &plan.commit, &versions, kept_time).await?;
+        current::follow(&tx, tenant, incoming.epoch, &plan.commit, &versions, kept_time, &mut totals).await?;
     }
     let lost: Vec<i64> = plan.lost.iter().copied().map(signed).collect();
     run(
         &tx,
         "UPDATE journals SET acked_seq = $3, head_seq = greatest(head_seq, $3),
-             lost_seqs = lost_seqs || $4, last_seen_at = now()
+             lost_seqs = lost_seqs || $4, last_seen_at = now(), files = $5, digest = $6
          WHERE tenant_id = $1 AND epoch = $2",
-        &[&tenant, &incoming.epoch, &signed(plan.acked), &lost],
+        &[
+            &tenant,
+            &incoming.epoch,
+            &signed(plan.acked),
+            &lost,
+            &signed(totals.files),
+            &totals.digest.to_bytes().as_slice(),
+        ],
     )
     .await?;
     tx.commit().await?;
-    Ok(Some(ChangeBatchAnswer { acked_seq: plan.acked, contents_wanted: plan.wanted }))
+    Ok(Some(answer(plan)))
 }
 
 /// Versions that control made when it accepted a push: the push's arrival on disk is not another one.
@@ -77,17 +80,21 @@ async fn pushed_versions(
         return Ok(HashMap::new());
     }
     let seqs: Vec<i64> = pushed.iter().map(|(change, ..)| signed(change.seq)).collect();
-    let paths: Vec<&str> = pushed.iter().map(|(change, ..)| change.path.as_str()).collect();
+    let keys: Vec<_> = pushed.iter().map(|(change, ..)| current::path_key(&change.path)).collect();
+    let keys: Vec<&[u8]> = keys.iter().map(<[u8; 32]>::as_slice).collect();
     let hashes: Vec<&[u8]> = pushed.iter().map(|(_, hash, _)| hash.as_bytes().as_slice()).collect();
     let generations: Vec<i64> = pushed.iter().map(|(.., generation)| signed(*generation)).collect();
     let rows = all(
         tx,
-        "SELECT n.seq, min(s.id)
-         FROM unnest($2::bigint[], $3::text[], $4::bigint[], $5::bytea[]) AS n (seq, path, generation, hash)
-         JOIN file_snapshots s ON s.tenant_id = $1 AND s.path_hash = path_key(n.path)
-              AND s.generation = n.generation AND s.hash = n.hash AND s.source = 'system'
-         GROUP BY n.seq",
-        &[&tenant, &seqs, &paths, &generations, &hashes],
+        "SELECT n.seq, s.id
+         FROM unnest($2::bigint[], $3::bytea[], $4::bigint[], $5::bytea[]) AS n (seq, path_hash, generation, hash)
+         CROSS JOIN LATERAL (
+             SELECT min(id) AS id FROM file_snapshots
+             WHERE tenant_id = $1 AND path_hash = n.path_hash
+               AND generation = n.generation AND hash = n.hash AND source = 'system'
+         ) s
+         WHERE s.id IS NOT NULL",
+        &[&tenant, &seqs, &keys, &generations, &hashes],
     )
     .await?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
@@ -105,6 +112,7 @@ async fn link_versions(
     tenant: Uuid,
     epoch: Uuid,
     changes: &[&Change],
+    stored: &HashMap<ContentHash, i64>,
 ) -> Result<HashMap<i64, i64>, DbError> {
     let with_content = || changes.iter().filter_map(|change| Some((*change, batch::needs(change)?)));
     let mut versions = pushed_versions(tx, tenant, with_content()).await?;
@@ -121,20 +129,18 @@ async fn link_versions(
     let generations: Vec<Option<i64>> = new.iter().map(|(change, _)| change.generation.map(signed)).collect();
     let times: Vec<Timestamp> = new.iter().map(|(change, _)| kept_time(change)).collect();
     let previous: Vec<Option<&str>> = new.iter().map(|(change, _)| change.previous_path.as_deref()).collect();
-    // The size is that of the stored content: what a sidecar says is not needed here.
+    // The size is that of the stored content: what a sidecar says is not needed here. Without one the row would be refused.
+    let sizes: Vec<i64> = new.iter().map(|(_, hash)| stored.get(hash).copied().unwrap_or(0)).collect();
     let rows = all(
         tx,
         "INSERT INTO file_snapshots
              (tenant_id, epoch, seq, file_path, hash, size, source, actor, generation, modified_at,
               previous_path)
-         SELECT $1, $2, n.seq, n.path, n.hash, c.size, n.source, n.actor, n.generation, n.at, n.previous
-         FROM unnest($3::bigint[], $4::text[], $5::bytea[], $6::text[], $7::text[], $8::bigint[], $9::timestamptz[],
-                     $10::text[]) AS n (seq, path, hash, source, actor, generation, at, previous)
-         JOIN file_contents c ON c.tenant_id = $1 AND c.hash = n.hash
-         ORDER BY n.seq
+         SELECT $1, $2, n.* FROM unnest($3::bigint[], $4::text[], $5::bytea[], $6::bigint[], $7::text[], $8::text[],
+              $9::bigint[], $10::timestamptz[], $11::text[]) AS n
          ON CONFLICT (tenant_id, epoch, seq) DO NOTHING
          RETURNING seq, id",
-        &[&tenant, &epoch, &seqs, &paths, &hashes, &sources, &actors, &generations, &times, &previous],
+        &[&tenant, &epoch, &seqs, &paths, &hashes, &sizes, &sources, &actors, &generations, &times, &previous],
     )
     .await?;
     versions.extend(rows.iter().map(|row| (row.get::<_, i64>(0), row.get::<_, i64>(1))));

@@ -1,6 +1,6 @@
 //! `file_contents`: bytes by hash, once per tenant.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use deadpool_postgres::GenericClient;
 use uuid::Uuid;
@@ -46,6 +46,31 @@ pub(crate) async fn put_upload(
     .map(drop)
 }
 
+/// The same for many small uploads: all of them or, when something fails, none.
+pub(crate) async fn put_uploads(
+    client: &impl GenericClient,
+    tenant: Uuid,
+    uploads: &[(ContentHash, &[u8])],
+) -> Result<(), DbError> {
+    if uploads.is_empty() {
+        return Ok(());
+    }
+    let hashes: Vec<&[u8]> = uploads.iter().map(|(hash, _)| hash.as_bytes().as_slice()).collect();
+    let contents: Vec<&[u8]> = uploads.iter().map(|(_, content)| *content).collect();
+    run(
+        client,
+        "INSERT INTO file_contents (tenant_id, hash, size, content)
+         SELECT $1, n.hash, length(n.content), n.content
+         FROM (SELECT set_config('synchronous_commit', 'off', true) AS mode) AS this,
+              unnest($2::bytea[], $3::bytea[]) AS n (hash, content)
+         WHERE this.mode IS NOT NULL
+         ON CONFLICT (tenant_id, hash) DO NOTHING",
+        &[&tenant, &hashes, &contents],
+    )
+    .await
+    .map(drop)
+}
+
 /// How many bytes that are, if this tenant has them.
 pub(crate) async fn size(db: &Db, tenant: Uuid, content_hash: &ContentHash) -> Result<Option<u64>, DbError> {
     size_in(&db.client().await?, tenant, content_hash).await
@@ -77,22 +102,25 @@ pub(crate) async fn get(db: &Db, tenant: Uuid, content_hash: &ContentHash) -> Re
     Ok(row.map(|row| row.get(0)))
 }
 
-/// Which of these contents this tenant has.
+/// Which of these contents this tenant has, and how many bytes each is.
 pub(crate) async fn stored(
     client: &impl GenericClient,
     tenant: Uuid,
     hashes: &[ContentHash],
-) -> Result<HashSet<ContentHash>, DbError> {
+) -> Result<HashMap<ContentHash, i64>, DbError> {
     if hashes.is_empty() {
-        return Ok(HashSet::new());
+        return Ok(HashMap::new());
     }
     let hashes: Vec<&[u8]> = hashes.iter().map(|hash| hash.as_bytes().as_slice()).collect();
-    let rows =
-        all(client, "SELECT hash FROM file_contents WHERE tenant_id = $1 AND hash = ANY($2)", &[&tenant, &hashes])
-            .await?;
-    let mut found = HashSet::with_capacity(rows.len());
+    let rows = all(
+        client,
+        "SELECT hash, size FROM file_contents WHERE tenant_id = $1 AND hash = ANY($2)",
+        &[&tenant, &hashes],
+    )
+    .await?;
+    let mut found = HashMap::with_capacity(rows.len());
     for row in rows {
-        found.extend(hash(row.get(0))?);
+        found.extend(hash(row.get(0))?.map(|hash| (hash, row.get(1))));
     }
     Ok(found)
 }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use deadpool_postgres::{GenericClient, Transaction};
 use jiff::Timestamp;
+use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 use winston_wire::{Change, ContentHash, ManifestDigest, ManifestFile, ManifestRange};
 
@@ -15,8 +16,47 @@ use super::{Db, DbError};
 /// Rows that are read at once where all of a journal's files are.
 const PAGE: i64 = 5000;
 
-/// Follows committed changes. `versions` has the version of each, by sequence number. `at` is the time of a change as
-/// the database keeps it.
+/// What a batch needs to know of its journal.
+pub(super) struct Journal {
+    /// Last committed number.
+    pub(super) acked: u64,
+    /// See [`count`] for a journal that has none yet.
+    pub(super) totals: Option<Totals>,
+}
+
+/// Takes the lock of the journal's row; the row is made when it is not there.
+pub(super) async fn lock(tx: &Transaction<'_>, tenant: Uuid, epoch: Uuid) -> Result<Journal, DbError> {
+    let look = async || {
+        opt(
+            tx,
+            "SELECT acked_seq, files, digest FROM journals WHERE tenant_id = $1 AND epoch = $2 FOR UPDATE",
+            &[&tenant, &epoch],
+        )
+        .await
+    };
+    let row = match look().await? {
+        Some(row) => row,
+        None => {
+            // Perhaps by somebody else meanwhile: then this waits for him, and the next look sees what he did.
+            run(
+                tx,
+                "INSERT INTO journals (tenant_id, epoch) VALUES ($1, $2) ON CONFLICT (tenant_id, epoch) DO NOTHING",
+                &[&tenant, &epoch],
+            )
+            .await?;
+            look().await?.ok_or_else(|| DbError::Value("a journal that is not there after it was made".to_owned()))?
+        }
+    };
+    Ok(Journal { acked: unsigned(row.get(0)), totals: known_totals(row.get(1), row.get(2))? })
+}
+
+fn known_totals(files: Option<i64>, digest: Option<Vec<u8>>) -> Result<Option<Totals>, DbError> {
+    let digest = hash(digest)?.map(|digest| ManifestDigest::from_bytes(*digest.as_bytes()));
+    Ok(files.zip(digest).map(|(files, digest)| Totals { files: unsigned(files), digest }))
+}
+
+/// Follows committed changes; `totals` too. `versions` has the version of each, by sequence number. `at` is the time of a
+/// change as the database keeps it.
 pub(super) async fn follow(
     tx: &Transaction<'_>,
     tenant: Uuid,
@@ -24,12 +64,16 @@ pub(super) async fn follow(
     changes: &[&Change],
     versions: &HashMap<i64, i64>,
     at: fn(&Change) -> Timestamp,
+    totals: &mut Totals,
 ) -> Result<(), DbError> {
-    let mut totals = totals(tx, tenant, epoch).await?;
     let states = fold(changes);
     totals.follow(&states, &before(tx, tenant, epoch, &states).await?);
-    store(tx, tenant, epoch, &states, versions, at).await?;
-    set_totals(tx, tenant, epoch, totals).await
+    store(tx, tenant, epoch, &states, versions, at).await
+}
+
+/// What `path_key` in the database gives for a path, without asking it.
+pub(super) fn path_key(path: &str) -> [u8; 32] {
+    Sha256::digest(path).into()
 }
 
 /// The files that are present at these paths.
@@ -39,14 +83,18 @@ async fn before(
     epoch: Uuid,
     states: &[PathState<'_>],
 ) -> Result<HashMap<String, Option<ContentHash>>, DbError> {
-    let paths: Vec<&str> = states.iter().map(|state| state.path).collect();
+    let keys: Vec<_> = states.iter().map(|state| path_key(state.path)).collect();
+    let keys: Vec<&[u8]> = keys.iter().map(<[u8; 32]>::as_slice).collect();
+    // Each path is looked up by itself. As an ordinary join it may become a look at every file of the journal: without
+    // statistics the planner takes a journal for a single row.
     let rows = all(
         tx,
         "SELECT c.file_path, c.hash
-         FROM unnest($3::text[]) AS n (path)
-         JOIN current_files c ON c.tenant_id = $1 AND c.epoch = $2 AND c.path_hash = path_key(n.path)
-         WHERE c.present",
-        &[&tenant, &epoch, &paths],
+         FROM unnest($3::bytea[]) AS n (path_hash) CROSS JOIN LATERAL (
+             SELECT file_path, hash FROM current_files
+             WHERE tenant_id = $1 AND epoch = $2 AND path_hash = n.path_hash AND present OFFSET 0
+         ) c",
+        &[&tenant, &epoch, &keys],
     )
     .await?;
     rows.iter().map(|row| Ok((row.get(0), hash(row.get(1))?))).collect()
@@ -112,10 +160,16 @@ async fn store(
 pub(super) async fn totals(tx: &Transaction<'_>, tenant: Uuid, epoch: Uuid) -> Result<Totals, DbError> {
     let row =
         one(tx, "SELECT files, digest FROM journals WHERE tenant_id = $1 AND epoch = $2", &[&tenant, &epoch]).await?;
-    if let (Some(files), Some(digest)) = (row.get::<_, Option<i64>>(0), hash(row.get(1))?) {
-        return Ok(Totals { files: unsigned(files), digest: ManifestDigest::from_bytes(*digest.as_bytes()) });
+    if let Some(totals) = known_totals(row.get(0), row.get(1))? {
+        return Ok(totals);
     }
-    // A journal from before there were totals, or a new one.
+    let totals = count(tx, tenant, epoch).await?;
+    set_totals(tx, tenant, epoch, totals).await?;
+    Ok(totals)
+}
+
+/// The same, counted: for a journal from before there were totals, or a new one.
+pub(super) async fn count(tx: &Transaction<'_>, tenant: Uuid, epoch: Uuid) -> Result<Totals, DbError> {
     let mut totals = Totals::default();
     let mut after: Vec<u8> = Vec::new();
     loop {
@@ -134,7 +188,6 @@ pub(super) async fn totals(tx: &Transaction<'_>, tenant: Uuid, epoch: Uuid) -> R
             _ => break,
         }
     }
-    set_totals(tx, tenant, epoch, totals).await?;
     Ok(totals)
 }
 

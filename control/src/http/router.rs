@@ -7,9 +7,10 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{delete, get, post, put};
 use axum::{Router, http::StatusCode};
+use winston_wire::MAX_CONTENTS_BYTES;
 
 use super::error::Problem;
-use super::routes::{config, conflicts, files, health, history, instances, sidecar, tenants, tokens};
+use super::routes::{config, conflicts, contents, files, health, history, instances, sidecar, tenants, tokens};
 use super::{App, LIFECYCLE_LIMIT, LONG_POLL_LIMIT, REQUEST_LIMIT, auth, budget, request_id};
 
 /// Largest body where nothing else is said.
@@ -57,13 +58,16 @@ pub(crate) fn router(app: App) -> Router {
         .route_layer(middleware::from_fn_with_state(LIFECYCLE_LIMIT, bounded));
     let people = quick.merge(slow).route_layer(middleware::from_fn_with_state(app.clone(), auth::people));
 
-    let contents = Router::new()
+    let calls = Router::new()
+        .route(
+            "/api/sidecar/contents",
+            post(contents::put_many)
+                .layer(DefaultBodyLimit::max(MAX_CONTENTS_BYTES))
+                .layer(weighed(MAX_CONTENTS_BYTES)),
+        )
         .route(
             "/api/sidecar/contents/{hash}",
-            put(sidecar::put_content)
-                .layer(DefaultBodyLimit::max(max_file))
-                .layer(weighed(max_file))
-                .get(sidecar::get_content),
+            put(contents::put).layer(DefaultBodyLimit::max(max_file)).layer(weighed(max_file)).get(contents::get),
         )
         .route("/api/sidecar/changes", post(sidecar::changes).layer(DefaultBodyLimit::max(BATCH_BYTES)))
         .route("/api/sidecar/manifest", post(sidecar::manifest).layer(DefaultBodyLimit::max(BATCH_BYTES)))
@@ -76,10 +80,8 @@ pub(crate) fn router(app: App) -> Router {
         .route("/api/sidecar/check-in", post(sidecar::check_in).layer(DefaultBodyLimit::max(CHECK_IN_BYTES)))
         .route_layer(middleware::from_fn_with_state(REQUEST_LIMIT, bounded))
         .route_layer(middleware::from_fn_with_state(app.clone(), auth::sidecars));
-    let sidecars = contents
-        .merge(long_poll)
-        .route_layer(middleware::from_fn_with_state(app.clone(), auth::sessions))
-        .merge(check_in);
+    let sidecars =
+        calls.merge(long_poll).route_layer(middleware::from_fn_with_state(app.clone(), auth::sessions)).merge(check_in);
 
     Router::new()
         .route("/api/health", get(health::show))

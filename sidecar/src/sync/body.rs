@@ -1,4 +1,5 @@
-//! Bodies of requests to control: bytes that are in memory, or a file that is read piece by piece while it is sent.
+//! Bodies of requests to control: bytes that are in memory, as one piece or as a row of frames, or a file that is read piece by piece
+//! while it is sent.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -7,11 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
-use winston_wire::ContentHash;
+use winston_wire::{ContentHash, FRAME_HEAD_BYTES};
 
 /// Bytes that are read from a file at a time.
 const PIECE_BYTES: usize = 64 * 1024;
@@ -29,6 +30,7 @@ pub(super) struct UploadBody {
 #[derive(Debug)]
 enum Pieces {
     Whole(Option<Bytes>),
+    Row(std::vec::IntoIter<Bytes>),
     File(Receiver<io::Result<Bytes>>),
 }
 
@@ -50,6 +52,22 @@ impl Verdict {
 }
 
 impl UploadBody {
+    /// Many contents in frames (see [`winston_wire::frames`]). They are not copied.
+    pub(super) fn of_frames(contents: &[(ContentHash, Bytes)]) -> Self {
+        let mut heads = BytesMut::with_capacity(contents.len() * FRAME_HEAD_BYTES);
+        let mut pieces = Vec::with_capacity(contents.len() * 2);
+        for (hash, content) in contents {
+            // Contents are bounded by what a record may carry.
+            let length = u32::try_from(content.len()).unwrap_or(u32::MAX);
+            heads.extend_from_slice(&winston_wire::frame_head(hash, length));
+            pieces.push(heads.split().freeze());
+            // A piece without bytes would end the body.
+            pieces.extend(Some(content.clone()).filter(|content| !content.is_empty()));
+        }
+        let left = pieces.iter().map(|piece| piece.len() as u64).sum();
+        Self { left, pieces: Pieces::Row(pieces.into_iter()) }
+    }
+
     /// Sends `size` bytes of a file. They are hashed on the way, and the last piece goes out only when the hash is right: the receiver
     /// never has the whole of something else. Must be called on a runtime.
     pub(super) fn of_file(file: File, size: u64, hash: ContentHash) -> (Self, Verdict) {
@@ -99,6 +117,7 @@ impl Body for UploadBody {
         let this = self.get_mut();
         let piece = match &mut this.pieces {
             Pieces::Whole(bytes) => bytes.take().map(Ok),
+            Pieces::Row(pieces) => pieces.next().map(Ok),
             Pieces::File(receiver) => ready!(receiver.poll_recv(context)),
         };
         if let Some(Ok(bytes)) = &piece {
@@ -143,6 +162,20 @@ mod tests {
             }
             (Ok(got), verdict.is_damaged())
         })
+    }
+
+    #[test]
+    fn a_row_of_frames_is_what_it_was_made_of() {
+        let contents: Vec<_> = [b"one".as_slice(), b"", &[7; 300]]
+            .map(|content| (crate::edits::hash_of(content), Bytes::copy_from_slice(content)))
+            .to_vec();
+        let body = UploadBody::of_frames(&contents);
+        let length = body.len();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let sent = runtime.block_on(body.collect()).unwrap().to_bytes();
+        assert_eq!(sent.len() as u64, length);
+        let found: Vec<_> = winston_wire::frames(&sent).unwrap();
+        assert!(found.into_iter().eq(contents.iter().map(|(hash, content)| (*hash, content.as_ref()))));
     }
 
     #[test]

@@ -19,8 +19,8 @@ use serde::de::DeserializeOwned;
 use uuid::Uuid;
 use winston_wire::env::Secret;
 use winston_wire::{
-    ChangeBatch, ChangeBatchAnswer, CheckIn, CheckInAnswer, ContentHash, Desired, ErrorBody, ManifestDifferences,
-    ManifestRange, SESSION_HEADER, SUPERSEDED, Timestamp,
+    CONTENTS_TYPE, ChangeBatch, ChangeBatchAnswer, CheckIn, CheckInAnswer, ContentHash, ContentsAnswer, Desired,
+    ErrorBody, ManifestDifferences, ManifestRange, SESSION_HEADER, SUPERSEDED, Timestamp,
 };
 
 use super::body::UploadBody;
@@ -139,6 +139,14 @@ impl ControlClient {
         let time = CALL_TIME + Duration::from_secs(content.len() / SLOWEST_BYTES_PER_SECOND);
         self.call(Method::PUT, &path, "application/octet-stream", content, time, ANSWER_BYTES).await?;
         Ok(())
+    }
+
+    /// `POST /api/sidecar/contents`: the body is a row of frames.
+    pub(super) async fn put_contents(&self, frames: UploadBody) -> Result<ContentsAnswer, ClientError> {
+        let time = CALL_TIME + Duration::from_secs(frames.len() / SLOWEST_BYTES_PER_SECOND);
+        let answer =
+            self.call(Method::POST, "/api/sidecar/contents", CONTENTS_TYPE, frames, time, ANSWER_BYTES).await?;
+        parse(&answer)
     }
 
     /// `GET /api/sidecar/contents/<hash>`; the bytes are checked against the hash by the caller.

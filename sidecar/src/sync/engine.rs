@@ -14,7 +14,7 @@ use super::apply::{ApplyError, Round};
 use super::backoff::{Backoff, random};
 use super::client::{ClientError, ControlClient};
 use super::status::{SyncState, SyncStatus};
-use super::upload::{self, UploadError};
+use super::upload::{self, Ahead, UploadError};
 use crate::candidate::Configs;
 use crate::edits::Edits;
 use crate::gateway::GatewayHandle;
@@ -128,8 +128,8 @@ impl Engine {
     pub(crate) async fn flush(&self) {
         let acked = *self.acked.borrow();
         let Some(acked) = acked.filter(|_| !self.is_superseded()) else { return };
-        let mut cursor = Cursor::after(acked);
-        while let Ok(Some((acked, next))) = upload::send_next(&self.edits, &self.client, cursor).await {
+        let (mut cursor, mut ahead) = (Cursor::after(acked), Ahead::default());
+        while let Ok(Some((acked, next))) = upload::send_next(&self.edits, &self.client, cursor, &mut ahead).await {
             if upload::acknowledge(&self.edits, acked).await.is_err() {
                 return;
             }
@@ -244,10 +244,10 @@ impl Engine {
         if let Err(error) = upload::acknowledge(&self.edits, committed).await {
             tracing::warn!(%error, "could not remove what control has");
         }
-        let mut cursor = Cursor::after(committed);
+        let (mut cursor, mut ahead) = (Cursor::after(committed), Ahead::default());
         loop {
             self.served().await;
-            let sent = upload::send_next(&self.edits, &self.client, cursor.clone()).await;
+            let sent = upload::send_next(&self.edits, &self.client, cursor.clone(), &mut ahead).await;
             let sent = match sent {
                 Ok(Some((acked_seq, next))) => {
                     let progress = acked_seq != committed;
@@ -279,8 +279,8 @@ impl Engine {
                     }
                 }
                 Err(error) => {
-                    // The place in the file may be what is wrong.
-                    cursor = Cursor::after(committed);
+                    // The place in the file may be what is wrong; and what was read ahead need not wait in memory.
+                    (cursor, ahead) = (Cursor::after(committed), Ahead::default());
                     self.status.set_upload(Some(error.to_string()));
                     let pause = match &error {
                         UploadError::Client(error) => self.failed(error, &mut backoff),

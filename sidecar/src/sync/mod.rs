@@ -12,6 +12,7 @@ mod client;
 mod conflicts;
 mod engine;
 mod entropy;
+mod give;
 mod identity;
 mod reconcile;
 mod status;

@@ -1,22 +1,21 @@
 //! Sending changes to control.
 
-use std::collections::{HashMap, HashSet};
-use std::fs::File;
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use winston_wire::{Change, ChangeBatch, ContentHash};
+use tokio::task::JoinHandle;
+use winston_wire::{Change, ChangeBatch, ContentHash, MAX_BATCH_CHANGES};
 
-use super::body::UploadBody;
 use super::client::{ClientError, ControlClient};
+use super::give::{Inline, give};
 use crate::edits::Edits;
 use crate::failpoint;
-use crate::fs::TenantPath;
 use crate::journal::{Batch, Cursor, JournalError};
 
-/// Records and bytes of one batch.
-const BATCH_RECORDS: usize = 200;
-const BATCH_BYTES: usize = 1024 * 1024;
+/// Records and bytes of one batch. With a small backlog it is what is there. Two of them are in memory at once, and the contents of one fit
+/// into one request.
+const BATCH_RECORDS: usize = MAX_BATCH_CHANGES;
+const BATCH_BYTES: usize = 640 * 1024;
 
 /// Rounds of "these contents are missing" before the batch is left for later.
 const CONTENT_ROUNDS: usize = 4;
@@ -44,11 +43,38 @@ pub(super) enum UploadError {
     ShuttingDown,
 }
 
-/// Reads on in the journal.
-async fn read(edits: &Arc<Edits>, mut cursor: Cursor) -> Result<(Batch, Cursor), UploadError> {
-    let edits = Arc::clone(edits);
-    let work = move || edits.journal().read(&mut cursor, BATCH_RECORDS, BATCH_BYTES).map(|batch| (batch, cursor));
-    Ok(blocking(work).await??)
+/// A batch that is read while the one before it is on its way.
+#[derive(Default)]
+pub(super) struct Ahead(Option<Reading>);
+
+struct Reading {
+    from: u64,
+    batch: JoinHandle<Result<(Batch, Cursor), JournalError>>,
+}
+
+impl Reading {
+    fn start(edits: &Arc<Edits>, mut cursor: Cursor) -> Self {
+        let (from, edits) = (cursor.next_seq(), Arc::clone(edits));
+        let work = move || edits.journal().read(&mut cursor, BATCH_RECORDS, BATCH_BYTES).map(|batch| (batch, cursor));
+        Self { from, batch: tokio::task::spawn_blocking(work) }
+    }
+}
+
+impl Ahead {
+    /// Reads on in the journal, unless that is done.
+    async fn read(&mut self, edits: &Arc<Edits>, cursor: Cursor) -> Result<(Batch, Cursor), UploadError> {
+        // What was read for another place is of no use: control is elsewhere.
+        let ready = self.0.take().filter(|reading| reading.from == cursor.next_seq());
+        let reading = ready.unwrap_or_else(|| Reading::start(edits, cursor));
+        Ok(reading.batch.await.map_err(|_| UploadError::ShuttingDown)??)
+    }
+
+    /// Begins with the batch after this one when there is a whole one. Fewer records are better waited for: more may come meanwhile.
+    fn prepare(&mut self, edits: &Arc<Edits>, next: &Cursor) {
+        if edits.journal().head_seq() >= next.next_seq() + BATCH_RECORDS as u64 {
+            self.0 = Some(Reading::start(edits, next.clone()));
+        }
+    }
 }
 
 /// Sends the next batch from `cursor`. Returns what control has committed and where to go on; `None` when there was nothing to send.
@@ -56,14 +82,16 @@ pub(super) async fn send_next(
     edits: &Arc<Edits>,
     client: &ControlClient,
     cursor: Cursor,
+    ahead: &mut Ahead,
 ) -> Result<Option<(u64, Cursor)>, UploadError> {
     let wanted = cursor.next_seq();
     let head = edits.journal().head_seq();
-    let (Batch { records, lost }, next) = read(edits, cursor).await?;
+    let (Batch { records, lost }, next) = ahead.read(edits, cursor).await?;
     if records.is_empty() && lost.is_empty() {
         return if wanted <= head { Err(UploadError::Unreadable(wanted)) } else { Ok(None) };
     }
-    let mut inline: HashMap<ContentHash, Bytes> = HashMap::new();
+    ahead.prepare(edits, &next);
+    let mut inline = Inline::new();
     let mut changes = Vec::with_capacity(records.len());
     for record in records {
         if let (Some(hash), Some(content)) = (record.change.hash, record.inline) {
@@ -88,17 +116,15 @@ pub(super) async fn send_next(
             let cursor = if answer.acked_seq == last { next } else { Cursor::after(answer.acked_seq) };
             return Ok(Some((answer.acked_seq, cursor)));
         }
-        for hash in answer.contents_wanted {
-            let given = give(edits, client, &inline, &batch, hash).await?;
-            if let Given::No(why) = given {
-                if dropped.contains(&hash) {
-                    tracing::info!(%hash, why, "a content that was dropped from the journal is no longer in the tree either");
-                } else {
-                    tracing::error!(%hash, why, "control does not get a content; its change is recorded without it");
-                }
-                omit(&mut batch, hash);
+        for (hash, why) in give(edits, client, &inline, &batch, &answer.contents_wanted).await? {
+            if dropped.contains(&hash) {
+                tracing::info!(%hash, why, "a content that was dropped from the journal is no longer in the tree either");
+            } else {
+                tracing::error!(%hash, why, "control does not get a content; its change is recorded without it");
             }
+            omit(&mut batch, hash);
         }
+        failpoint::here("contents-given");
     }
     Err(UploadError::Stuck)
 }
@@ -122,72 +148,7 @@ fn revive(edits: &Edits, changes: &mut [Change]) -> HashSet<ContentHash> {
     revived.collect()
 }
 
-/// What came of a content that control asked for.
-enum Given {
-    Yes,
-    /// No later attempt would end differently.
-    No(&'static str),
-}
-
-/// Gives control a content: from the record, from `.winston/objects/`, or from the file itself if it still is that version.
-async fn give(
-    edits: &Arc<Edits>,
-    client: &ControlClient,
-    inline: &HashMap<ContentHash, Bytes>,
-    batch: &ChangeBatch,
-    hash: ContentHash,
-) -> Result<Given, UploadError> {
-    if let Some(content) = inline.get(&hash) {
-        return refused(client.put_content(hash, content.clone().into()).await);
-    }
-    let object = {
-        let edits = Arc::clone(edits);
-        blocking(move || edits.journal().object(hash)).await??
-    };
-    if let Some(file) = object
-        && let Some(given) = give_file(client, file, hash).await?
-    {
-        return Ok(given);
-    }
-    let paths: Vec<_> = batch.changes.iter().filter(|change| change.hash == Some(hash)).collect();
-    for change in paths {
-        let Ok(path) = TenantPath::parse(&change.path) else { continue };
-        let (edits, size) = (Arc::clone(edits), change.size);
-        let found =
-            blocking(move || edits.root().open_file(&path).ok().filter(|it| Some(it.stat.size) == size)).await?;
-        if let Some(opened) = found
-            && let Some(given) = give_file(client, opened.file, hash).await?
-        {
-            return Ok(given);
-        }
-    }
-    Ok(Given::No("it is lost"))
-}
-
-/// Sends a file; `None` when it is not the content that it should be.
-async fn give_file(client: &ControlClient, file: File, hash: ContentHash) -> Result<Option<Given>, UploadError> {
-    let (file, size) =
-        blocking(move || file.metadata().map(|metadata| (file, metadata.len()))).await?.map_err(JournalError::from)?;
-    let (body, verdict) = UploadBody::of_file(file, size, hash);
-    let sent = client.put_content(hash, body).await;
-    if verdict.is_damaged() {
-        return Ok(None);
-    }
-    refused(sent).map(Some)
-}
-
-/// Too large for control, or not what it says: no later attempt would be answered differently. By control itself: a proxy's limit is for an
-/// operator to raise.
-fn refused(sent: Result<(), ClientError>) -> Result<Given, UploadError> {
-    match sent {
-        Ok(()) => Ok(Given::Yes),
-        Err(ClientError::Refused { code, .. }) if code == "too_large" => Ok(Given::No("it is too large for control")),
-        Err(ClientError::Refused { code, .. }) if code == "hash_mismatch" => Ok(Given::No("it is damaged")),
-        Err(error) => Err(error.into()),
-    }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, UploadError> {
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, UploadError> {
     tokio::task::spawn_blocking(work).await.map_err(|_| UploadError::ShuttingDown)
 }
 

@@ -96,9 +96,19 @@ impl Control {
         http::request(self.address(), method, target, &all, body)
     }
 
+    /// How to reach its database.
+    pub(super) fn database(&self) -> String {
+        format!("host={} user=winston dbname=postgres", self.data_dir().join("postgres/run").display())
+    }
+
     /// Creates a tenant and a token for its sidecar.
     pub(super) fn tenant(&self) -> Result<Tenant> {
-        let created = self.post("/api/tenants", &json!({ "name": "Bench", "email": "bench@test.example" }))?;
+        self.another("bench")
+    }
+
+    /// The same, when there is one already.
+    pub(super) fn another(&self, name: &str) -> Result<Tenant> {
+        let created = self.post("/api/tenants", &json!({ "name": name, "email": format!("{name}@test.example") }))?;
         let id = text(&created["tenant"]["id"])?;
         let token = self.post(&format!("/api/tenants/{id}/tokens"), &json!({}))?;
         Ok(Tenant { id, token: text(&token["token"])? })

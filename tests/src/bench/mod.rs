@@ -4,6 +4,7 @@
 //! turns: a bare loop on the same disk, `find` and `sha256sum` over the same files, the program that was there before. Writes are
 //! counted in flushes too, which are the same on every machine. Each row says what a missed goal of it means.
 
+mod burst;
 mod control;
 mod disk;
 mod figure;
@@ -65,6 +66,8 @@ struct Plan {
     restarts: usize,
     /// The look at what wakes a process.
     rest: Duration,
+    /// Files that change at once.
+    burst_files: usize,
 }
 
 impl Plan {
@@ -82,6 +85,7 @@ impl Plan {
                 hashes: 2,
                 restarts: 5,
                 rest: seconds(10),
+                burst_files: 2_000,
             }
         } else {
             Self {
@@ -95,6 +99,7 @@ impl Plan {
                 hashes: 2,
                 restarts: 5,
                 rest: seconds(60),
+                burst_files: 10_000,
             }
         }
     }
@@ -135,6 +140,10 @@ fn measure(report: &mut Report, plan: Plan) -> Result<()> {
         Ok(rows) => memory.extend(rows),
         Err(error) => failures.push(error),
     }
+    report.begin("A burst: many files changed at once, against plain SQL that writes the same rows and contents")?;
+    let outcome = burst::run(plan).context("burst").map(|rows| rows.into_iter().for_each(|row| report.row(row)));
+    report.end()?;
+    failures.extend(outcome.err());
     footprint::loaded_section(report, memory)?;
     for failure in &failures {
         report.warn(&format!("not measured: {failure:#}"))?;

@@ -2,6 +2,7 @@
 
 pub(super) mod config;
 pub(super) mod conflicts;
+pub(super) mod contents;
 pub(super) mod files;
 pub(super) mod health;
 pub(super) mod history;

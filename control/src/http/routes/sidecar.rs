@@ -2,27 +2,24 @@
 
 use std::time::Duration;
 
-use axum::extract::{Path, State};
-use axum::response::{IntoResponse as _, Response};
+use axum::extract::State;
 use axum::{Extension, Json};
-use http::{HeaderValue, StatusCode, header};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
+use serde_json::Value;
 use tokio::time::Instant;
 use winston_wire::{
-    ChangeBatch, ChangeBatchAnswer, CheckIn, CheckInAnswer, ContentHash, Desired, GatewayState, ManifestDifferences,
-    ManifestRange, PROTOCOL_VERSION,
+    ChangeBatch, ChangeBatchAnswer, CheckIn, CheckInAnswer, Desired, GatewayState, ManifestDifferences, ManifestRange,
+    PROTOCOL_VERSION,
 };
 
 use super::super::App;
 use super::super::auth::{Session, superseded};
 use super::super::error::{Problem, sentence};
-use super::super::extract::{Args, Body, Raw};
+use super::super::extract::{Args, Body};
 use crate::db::sessions::Standing;
 use crate::db::sidecar_sync::Described;
 use crate::db::tokens::Identity;
-use crate::db::{batch, commit, contents, current, desired, sessions, sidecar_sync, tokens};
+use crate::db::{batch, commit, current, desired, sessions, sidecar_sync, tokens};
 use crate::manifest;
 
 /// Longest wait of a long poll, in seconds.
@@ -140,46 +137,6 @@ pub(in super::super) async fn manifest(
     Ok(Json(ManifestDifferences { stale: false, differing }))
 }
 
-fn content_hash(text: &str) -> Result<ContentHash, Problem> {
-    text.parse().map_err(|error: winston_wire::ParseHashError| Problem::bad("bad_hash", sentence(&error.to_string())))
-}
-
-/// Stores a content under its hash.
-pub(in super::super) async fn put_content(
-    State(app): State<App>,
-    Extension(identity): Extension<Identity>,
-    Path(hash): Path<String>,
-    Raw(body): Raw,
-) -> Result<StatusCode, Problem> {
-    let hash = content_hash(&hash)?;
-    let actual = ContentHash::from_bytes(Sha256::digest(&body).into());
-    if actual != hash {
-        return Err(Problem::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "hash_mismatch",
-            "The body does not have this hash",
-        )
-        .with("actual_hash", json!(actual)));
-    }
-    contents::put_upload(&app.db.client().await?, identity.tenant, &hash, &body).await?;
-    Ok(StatusCode::NO_CONTENT)
-}
-
-/// A content of this tenant.
-pub(in super::super) async fn get_content(
-    State(app): State<App>,
-    Extension(identity): Extension<Identity>,
-    Path(hash): Path<String>,
-) -> Result<Response, Problem> {
-    let hash = content_hash(&hash)?;
-    let missing = || Problem::not_found("There is no such content");
-    let size = contents::size(&app.db, identity.tenant, &hash).await?.ok_or_else(missing)?;
-    let taken = app.budget.take(size).await?;
-    let content = contents::get(&app.db, identity.tenant, &hash).await?.ok_or_else(missing)?;
-    let octets = HeaderValue::from_static("application/octet-stream");
-    Ok(([(header::CONTENT_TYPE, octets)], taken.answer(content)).into_response())
-}
-
 #[derive(Deserialize)]
 pub(in super::super) struct DesiredArgs {
     #[serde(default)]
@@ -228,6 +185,8 @@ pub(in super::super) async fn desired(
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
