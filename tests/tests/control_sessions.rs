@@ -2,8 +2,9 @@
 
 use hyper::Method;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use winston_tests::control::{Answer, Client, Control, until};
-use winston_wire::{SESSION_HEADER, SUPERSEDED};
+use winston_wire::{ContentHash, SESSION_HEADER, SUPERSEDED};
 
 const EPOCH: &str = "0190a000-0000-7000-8000-000000000001";
 
@@ -40,7 +41,7 @@ async fn calls(sidecar: &Client, session: &str) -> Vec<Answer> {
     let header = [(SESSION_HEADER, session)];
     let content = "/api/sidecar/contents/2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881";
     let range = json!({"epoch": EPOCH, "seq": 0, "files": []}).to_string();
-    let hash = content.rsplit('/').next().unwrap().parse().unwrap();
+    let hash = ContentHash::from_bytes(Sha256::digest("x").into());
     let frame = [&winston_wire::frame_head(&hash, 1)[..], b"x"].concat();
     vec![
         sidecar.call(Method::POST, "/api/sidecar/changes", &header, batch(1)).await,
