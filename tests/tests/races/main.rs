@@ -11,6 +11,7 @@ mod operations;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -203,7 +204,7 @@ fn nothing_outside_is_reached_however_names_change() -> Result<()> {
         "p/sub/deep.md",
         ".openclaw/dir/sub/deep.md",
     ] {
-        std::fs::write(data.join(file), "inside")?;
+        std::fs::write(data.join(file), "{}")?;
     }
     if is_root() {
         canary.linked("owned.md");
@@ -222,6 +223,7 @@ fn nothing_outside_is_reached_however_names_change() -> Result<()> {
             exchange("w/dir", "w/dir.alt"),
             exchange("w/file.md", "w/file.alt"),
             exchange("w/hard.md", "w/hard.alt"),
+            exchange(".openclaw/dir", ".openclaw/dir.alt"),
             Swap::Leave(data.join("m/leaves"), outside.join("left")),
         ],
         vec![
@@ -229,11 +231,11 @@ fn nothing_outside_is_reached_however_names_change() -> Result<()> {
             exchange("w/large.md", "w/large.alt"),
             exchange("relative", "relative.alt"),
             exchange("magic", "magic.alt"),
+            exchange("workspace", "workspace.alt"),
         ],
         vec![
             exchange("chain", "chain.alt"),
-            exchange(".openclaw/dir", ".openclaw/dir.alt"),
-            exchange("workspace", "workspace.alt"),
+            exchange(".openclaw/dir", "workspace.alt"),
             exchange("w/dir", "p.alt"),
             exchange("w/file.md", "w/large.alt"),
             exchange("chain", "p"),
@@ -266,7 +268,9 @@ fn nothing_outside_is_reached_however_names_change() -> Result<()> {
                 let _ = lay_out(data, root);
                 for file in ["w/file.md", "w/large.md", "w/hard.md"] {
                     // Only a name that is free: writing to one that exists could go through a link.
-                    if std::fs::OpenOptions::new().write(true).create_new(true).open(data.join(file)).is_ok() {
+                    if let Ok(mut made) = std::fs::OpenOptions::new().write(true).create_new(true).open(data.join(file))
+                    {
+                        let _ = made.write_all(b"{}");
                         swapped.fetch_add(1, Ordering::Relaxed);
                     }
                 }

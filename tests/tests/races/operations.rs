@@ -119,7 +119,7 @@ const OPERATIONS: &[Operation] = &[
     }),
     perhaps("batch", |directory, file, number| {
         let body = format!(
-            "{{\"operations\":[{{\"op\":\"put\",\"path\":\"{file}\",\"content\":\"b{number}\"}},{{\"op\":\"put\",\"path\":\"{directory}/batch.md\",\"content\":\"b\"}}]}}"
+            "{{\"operations\":[{{\"op\":\"put\",\"path\":\"{file}\",\"content\":\"[{number}]\"}},{{\"op\":\"put\",\"path\":\"{directory}/batch.md\",\"content\":\"b\"}}]}}"
         );
         Request::json("POST", "/batch".to_owned(), body)
     }),
