@@ -67,12 +67,16 @@ impl Peer {
 
     /// Up to and with a mark.
     pub fn until(&mut self, mark: &str) -> Result<String> {
+        // What has been looked at once is not looked at again, but for the beginning of a mark.
+        let mut looked = 0;
         loop {
-            if let Some(at) = self.ahead.windows(mark.len()).position(|window| window == mark.as_bytes()) {
-                return Ok(
-                    String::from_utf8_lossy(&self.ahead.drain(..at + mark.len()).collect::<Vec<_>>()).into_owned()
-                );
+            let from = usize::saturating_sub(looked, mark.len());
+            let found = self.ahead[from..].windows(mark.len()).position(|window| window == mark.as_bytes());
+            if let Some(at) = found {
+                let bytes: Vec<_> = self.ahead.drain(..from + at + mark.len()).collect();
+                return Ok(String::from_utf8_lossy(&bytes).into_owned());
             }
+            looked = self.ahead.len();
             if !self.more()? {
                 bail!("ended within {:?}", String::from_utf8_lossy(&self.ahead));
             }
