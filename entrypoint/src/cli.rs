@@ -44,7 +44,8 @@ pub(crate) fn print(text: &str) -> ExitCode {
 fn help() -> String {
     format!(
         "\
-PID 1 of a tenant container: checks the environment, prepares the data directory, runs the sidecar.
+PID 1 of a tenant container: checks the environment, prepares the data directory, runs the sidecar and starts it
+again when it dies. The gateway goes on meanwhile.
 
 Usage: winston-entrypoint [--help | --version | --variables]
 
@@ -61,10 +62,12 @@ Examples:
 
 Signals:
   TERM, INT   forwarded; the second one, or the end of the grace time, kills the sidecar
-  QUIT, HUP, USR2   forwarded
+  HUP         forwarded: the sidecar makes room for what lies at its path now
+  QUIT, USR2  forwarded
   USR1        refused: it would open a debugger in the gateway
 
-Exit code: the sidecar's, or 128 + the signal that ended it. Own codes: 64 usage or environment, 71 system,
+Exit code: the sidecar's, or 128 + the signal that ended it. Without a stop that was asked for, only a first start
+that fails ends the container. Own codes: 64 usage or environment, 71 system,
 73 cannot create, 74 read-only or full, 77 no permission, 126 and 127 no sidecar to run.
 
 Variables (an empty value counts as unset):

@@ -3,9 +3,11 @@
 //! Every path is resolved one component at a time from an open directory and never through a symbolic link: an
 //! earlier run of the agent may have put one where a directory belongs.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path};
+use std::time::SystemTime;
 
 use rustix::fs::{self, AtFlags, Mode, OFlags, Stat};
 use rustix::io::{Errno, Result};
@@ -53,6 +55,23 @@ impl Dir {
         Ok(here)
     }
 
+    /// Opens a path beneath this directory that is there.
+    pub(crate) fn walk(&self, path: &Path) -> Result<Self> {
+        let mut here = Self(self.0.try_clone().map_err(|_| Errno::MFILE)?);
+        for part in path.components() {
+            let Component::Normal(name) = part else { return Err(Errno::INVAL) };
+            here = here.child(name)?;
+        }
+        Ok(here)
+    }
+
+    /// The names of its entries, at most `most`.
+    pub(crate) fn names(&self, most: usize) -> Vec<OsString> {
+        let Ok(entries) = fs::Dir::read_from(&self.0) else { return Vec::new() };
+        let names = entries.flatten().map(|entry| OsStr::from_bytes(entry.file_name().to_bytes()).to_owned());
+        names.filter(|name| name != "." && name != "..").take(most).collect()
+    }
+
     /// Owner, mode and device of the directory itself.
     pub(crate) fn stat(&self) -> Result<Stat> {
         fs::fstat(&self.0)
@@ -77,6 +96,16 @@ impl Dir {
         let mut file = std::fs::File::from(fd);
         std::io::Read::read_to_end(&mut file, &mut content).ok()?;
         Some(content)
+    }
+
+    /// Content and time of the last change of a regular file that may be anybody's; `None` when it is larger, or no file.
+    pub(crate) fn read_regular(&self, name: &OsStr, largest: u64) -> Option<(Vec<u8>, SystemTime)> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = std::fs::File::from(fs::openat(&self.0, name, flags, Mode::empty()).ok()?);
+        let metadata = file.metadata().ok().filter(|metadata| metadata.is_file() && metadata.len() <= largest)?;
+        let mut content = Vec::new();
+        std::io::Read::read_to_end(&mut std::io::Read::take(file, largest), &mut content).ok()?;
+        Some((content, metadata.modified().ok()?))
     }
 
     /// Puts a file of mode 0600 in place, whole or not at all. It is not flushed: the same bytes are written again at
@@ -109,6 +138,11 @@ impl Dir {
     /// The handle, for what this type does not do.
     pub(crate) fn fd(&self) -> &OwnedFd {
         &self.0
+    }
+
+    /// The handle itself.
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        self.0
     }
 }
 

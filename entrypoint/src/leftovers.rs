@@ -1,9 +1,10 @@
 //! Ends what the sidecar left behind, so that the end of PID 1 is the end of the tenant.
 //!
-//! A crashed sidecar leaves its gateway, and the agent's commands live in sessions of their own, where no process
-//! group reaches them. As PID 1 one `kill(-1)` reaches all. Elsewhere only direct children are signalled, over and
-//! over: when one ends, its children become ours, because we are their subreaper. That needs no list of descendants
-//! that is out of date when it is used, and the pid of a child cannot be recycled before we reap it.
+//! A sidecar that died leaves its gateway, and the agent's commands live in sessions of their own, where no process
+//! group reaches them. Only direct children are asked, over and over: when one ends, its children become ours,
+//! because we are PID 1 or their subreaper. That asks the gateway before what it works with, needs no list of descendants
+//! that is out of date when it is used, and the pid of a child cannot be recycled before we reap it. To kill, PID 1 reaches
+//! all at once.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ use rustix::process::WaitOptions;
 use crate::log;
 use crate::signals::Signals;
 
-/// Time between asking and killing. The sidecar has stopped its gateway in order; what is left here is either a
+/// Time between asking and killing when the sidecar has stopped its gateway in order: what is left then is either a
 /// short command or would not listen anyway.
 const ASK: Duration = Duration::from_secs(3);
 /// Time in which killed processes must be gone.
@@ -24,37 +25,52 @@ const KILL: Duration = Duration::from_secs(5);
 /// A process that is forked while children are listed shows up at the next look.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-/// Asks everything to end, then kills it; only kills it when in a hurry.
-pub(crate) fn end(signals: &Signals, hurry: bool) -> nix::Result<()> {
-    if !hurry && round(signals, Signal::SIGTERM, ASK)? {
-        return Ok(());
+/// How much time there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// The gateway has been stopped; what is left gets three seconds.
+    Short,
+    /// The gateway is still to be stopped: it has until then, and never less than the three seconds.
+    InOrder(Instant),
+    /// None.
+    Hurry,
+}
+
+/// Asks everything to end, then kills it; only kills it when in a hurry. Says whether asking was enough.
+pub(crate) fn end(signals: &Signals, manner: Manner) -> nix::Result<bool> {
+    let short = Instant::now() + ASK;
+    let until = match manner {
+        Manner::Short => Some(short),
+        Manner::InOrder(until) => Some(until.max(short)),
+        Manner::Hurry => None,
+    };
+    if let Some(until) = until
+        && round(signals, Signal::SIGTERM, until)?
+    {
+        return Ok(true);
     }
-    if !round(signals, Signal::SIGKILL, KILL)? {
+    if !round(signals, Signal::SIGKILL, Instant::now() + KILL)? {
         log::error("processes are left that cannot be killed", &[]);
     }
-    Ok(())
+    Ok(false)
 }
 
 /// Signals everything until nothing is left (true), time is up, or a stop signal asks to hurry.
-fn round(signals: &Signals, signal: Signal, time: Duration) -> nix::Result<bool> {
-    let deadline = Instant::now() + time;
+fn round(signals: &Signals, signal: Signal, deadline: Instant) -> nix::Result<bool> {
     let mut asked = HashSet::new();
     let asks = signal != Signal::SIGKILL;
     if reap(&mut asked) {
         return Ok(true);
     }
     log::info("ending what the sidecar left behind", &[("signal", signal.as_str().into())]);
-    if asks && std::process::id() == 1 {
-        send_all(signal);
-    }
     loop {
         if reap(&mut asked) {
             return Ok(true);
         }
-        match (std::process::id() == 1, asks) {
-            (true, true) => {}
-            (true, false) => send_all(signal),
-            (false, _) => send_children(signal, &mut asked, asks),
+        if std::process::id() == 1 && !asks {
+            send_all(signal);
+        } else {
+            send_children(signal, &mut asked, asks);
         }
         let now = Instant::now();
         if now >= deadline {

@@ -1,8 +1,8 @@
 //! PID 1 of a tenant container, and the root of a tenant's process tree with the `local` provider.
 //!
 //! In order: read the environment and list every mistake, make the data directory ready, lay out first-boot seeds for
-//! the sidecar, start the sidecar, then forward signals and reap until it ends. The exit code is the sidecar's, or
-//! 128 + signal. Own exit codes follow `sysexits.h`:
+//! the sidecar, start the sidecar, then forward signals, reap, and start the sidecar again when it dies, until somebody asks
+//! for the end. The exit code is the last sidecar's, or 128 + signal. Own exit codes follow `sysexits.h`:
 //!
 //! | Code | Meaning |
 //! |---|---|
@@ -17,10 +17,13 @@
 
 mod cli;
 mod dir;
+mod handover;
 mod leftovers;
+mod locks;
 mod log;
 mod owner;
 mod prepare;
+mod restart;
 mod run;
 mod seed;
 mod settings;
@@ -79,5 +82,7 @@ fn work(settings: &Settings) -> Result<u8, Failure> {
     // handle.
     let signals = signals::Signals::block().map_err(run::refused("block signals"))?;
     prepare::prepare(settings)?;
+    // For as long as we live: two tenants' processes on one volume would undo each other's work.
+    let _held = locks::release(settings);
     run::run(settings, &signals)
 }

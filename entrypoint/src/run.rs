@@ -1,18 +1,21 @@
-//! Runs the sidecar to its end: start, forward, reap, exit code.
+//! Runs sidecars, one after the other, until the tenant is to end: start, forward, reap, start again, exit code.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::prctl;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
-use rustix::process::{WaitOptions, WaitStatus};
+use rustix::process::{WaitId, WaitIdOptions, WaitOptions, WaitStatus};
+use winston_wire::{EXIT_REPLACE, HANDOVER_FDS, Reaped};
 
-use crate::leftovers;
+use crate::handover::Handover;
+use crate::leftovers::{self, Manner};
 use crate::log;
+use crate::restart::{Ended, Restarts, Verdict};
 use crate::settings::{Settings, seed_variables};
 use crate::signals::Signals;
 use crate::stop::{Act, Phase};
@@ -26,95 +29,248 @@ pub(crate) fn run(settings: &Settings, signals: &Signals) -> Result<u8, Failure>
         // Orphans of the tenant come to us, as they would to PID 1, and not to the machine's init.
         prctl::set_child_subreaper(true).map_err(refused("become the reaper of orphans"))?;
     }
-    let sidecar = start(settings)?;
-    let (code, phase) = watch(signals, sidecar, settings).map_err(refused("wait for signals"))?;
-    let hurry = matches!(phase, Phase::Killed(_));
-    leftovers::end(signals, hurry).map_err(refused("end what was left"))?;
-    Ok(code)
+    let handover = Handover::open(settings.listen).map_err(|error| {
+        let error = Errno::from_raw(error.raw_os_error());
+        refused("open the pipes of the gateway's output")(error)
+    })?;
+    let mut watch = Watch {
+        settings,
+        signals,
+        program: settings.sidecar.clone().unwrap_or_else(beside_us),
+        handover,
+        phase: Phase::Running,
+        sidecar: None,
+        start_at: None,
+        restarts: Restarts::default(),
+    };
+    watch.sidecar = Some(watch.start().map_err(|error| not_started(&watch.program, &error))?);
+    let end = watch.until_end().map_err(refused("wait for signals"))?;
+    watch.handover.stop_listening();
+    let in_order = leftovers::end(signals, end.manner).map_err(refused("end what was left"))?;
+    Ok(match end.code {
+        Some(code) => code,
+        None if in_order => 0,
+        None => ended_by(Signal::SIGKILL),
+    })
 }
 
-fn start(settings: &Settings) -> Result<Pid, Failure> {
-    let program = settings.sidecar.clone().unwrap_or_else(beside_us);
-    let mut command = Command::new(&program);
-    command
-        .stdin(Stdio::null())
-        .envs(settings.exports())
-        // Seeds are files by now; a hundred kilobytes of environment would be copied into every process of the agent.
-        .envs_remove(seed_variables());
-    let id = sys::spawn(&mut command).map_err(|error| not_started(&program, &error))?;
-    log::info(
-        "started the sidecar",
-        &[
-            ("pid", id.as_raw().into()),
-            ("tenant", settings.tenant.as_str().into()),
-            ("data_dir", settings.data_dir.display().to_string().into()),
-            ("program", program.display().to_string().into()),
-        ],
-    );
-    Ok(id)
+/// The end of all sidecars.
+struct End {
+    /// Exit code of the last one; `None` when a stop was asked while there was none.
+    code: Option<u8>,
+    manner: Manner,
 }
 
-/// Forwards and reaps until the sidecar has ended.
-fn watch(signals: &Signals, sidecar: Pid, settings: &Settings) -> nix::Result<(u8, Phase)> {
-    let mut phase = Phase::Running;
-    loop {
-        let signal = signals.next(phase.deadline())?;
-        let now = Instant::now();
-        let act = match signal {
-            Some(Signal::SIGCHLD) => {
-                if let Some(code) = reap(sidecar) {
-                    return Ok((code, phase));
+/// A running sidecar.
+#[derive(Clone, Copy)]
+struct Sidecar {
+    pid: Pid,
+    started: Instant,
+}
+
+struct Watch<'a> {
+    settings: &'a Settings,
+    signals: &'a Signals,
+    program: PathBuf,
+    handover: Handover,
+    phase: Phase,
+    sidecar: Option<Sidecar>,
+    /// When to start the next one, while there is none.
+    start_at: Option<Instant>,
+    restarts: Restarts,
+}
+
+impl Watch<'_> {
+    /// Forwards, reaps and starts again until the tenant is to end.
+    fn until_end(&mut self) -> nix::Result<End> {
+        loop {
+            let deadline = [self.phase.deadline(), self.start_at].into_iter().flatten().min();
+            let signal = self.signals.next(deadline)?;
+            let now = Instant::now();
+            let act = match signal {
+                Some(Signal::SIGCHLD) => {
+                    if let Some(status) = self.reap()
+                        && let Some(end) = self.ended(status)
+                    {
+                        return Ok(end);
+                    }
+                    Act::Nothing
                 }
-                Act::Nothing
+                Some(signal) => self.phase.on_signal(signal, now, self.settings.grace),
+                None if self.start_at.is_some_and(|at| at <= now) => {
+                    self.start_again();
+                    Act::Nothing
+                }
+                None => self.phase.on_deadline(now),
+            };
+            if let Some(end) = self.carry_out(act) {
+                return Ok(end);
             }
-            Some(signal) => phase.on_signal(signal, now, settings.grace),
-            None => phase.on_deadline(now),
+        }
+    }
+
+    fn carry_out(&mut self, act: Act) -> Option<End> {
+        let Some(sidecar) = self.sidecar else {
+            return self.without_sidecar(act);
         };
         match act {
             Act::Nothing => {}
-            Act::Forward(signal) => send(sidecar, signal),
-            Act::Refuse => log::warn("SIGUSR1 is not passed on: it would open a debugger", &[]),
+            Act::Forward(signal) => send(sidecar.pid, signal),
+            Act::Refuse => refuse(),
             Act::Kill => {
                 log::warn("the sidecar did not stop in time, or was told to hurry: killed", &[]);
-                send(sidecar, Signal::SIGKILL);
+                send(sidecar.pid, Signal::SIGKILL);
             }
             Act::GiveUp => {
                 log::error("the sidecar is stuck in the kernel and cannot be killed", &[]);
-                return Ok((ended_by(Signal::SIGKILL as i32), phase));
+                return Some(End { code: Some(ended_by(Signal::SIGKILL)), manner: self.manner() });
+            }
+        }
+        None
+    }
+
+    /// A signal between two sidecars: a stop is ours to carry out then, everything else has nobody to reach.
+    fn without_sidecar(&self, act: Act) -> Option<End> {
+        if act == Act::Refuse {
+            refuse();
+        }
+        if self.phase == Phase::Running {
+            return None;
+        }
+        log::info("asked to stop while there is no sidecar: the gateway is stopped from here", &[]);
+        Some(End { code: None, manner: self.manner() })
+    }
+
+    /// How the gateway is to be ended by us.
+    fn manner(&self) -> Manner {
+        match self.phase {
+            Phase::Running => Manner::Short,
+            Phase::Stopping(until) => Manner::InOrder(until),
+            Phase::Killed(_) => Manner::Hurry,
+        }
+    }
+
+    /// The sidecar has ended: `None` when another one follows.
+    fn ended(&mut self, ended: Ended) -> Option<End> {
+        let lived = self.sidecar.take().map_or(Duration::ZERO, |sidecar| sidecar.started.elapsed());
+        let came_up = self.handover.came_up();
+        match ended {
+            Ended::Signal(signal) => {
+                log::error("the sidecar was ended by a signal", &[("signal", signal.into())]);
+            }
+            Ended::Code(_) | Ended::NotStarted => {
+                log::info("the sidecar ended", &[("code", ended.exit_code().into())]);
+            }
+        }
+        if self.phase != Phase::Running {
+            // With 0 it has ended the gateway itself; what is left is a straggler.
+            let manner = if ended == Ended::Code(0) { Manner::Short } else { self.manner() };
+            return Some(End { code: Some(ended.exit_code()), manner });
+        }
+        self.follow(ended, came_up, lived)
+    }
+
+    fn follow(&mut self, ended: Ended, came_up: bool, lived: Duration) -> Option<End> {
+        match self.restarts.ended(ended, came_up, lived) {
+            Verdict::End(code) => Some(End { code: Some(code), manner: Manner::Short }),
+            Verdict::Start(after) => {
+                let delay = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+                let fields = [("delay_ms", delay.into())];
+                match ended {
+                    Ended::Code(EXIT_REPLACE) => log::info("the sidecar makes room for its replacement", &fields),
+                    Ended::Code(64 | 78 | 126 | 127) | Ended::NotStarted => log::error(
+                        "the sidecar that lies there now does not run; a gateway goes on without it, and the start is tried again",
+                        &[("program", self.program.display().to_string().into()), ("delay_ms", delay.into())],
+                    ),
+                    _ => log::warn("the sidecar is started again; a gateway goes on meanwhile", &fields),
+                }
+                self.start_at = Some(Instant::now() + after);
+                if after.is_zero() {
+                    self.start_again();
+                }
+                None
             }
         }
     }
-}
 
-/// Reaps everything that has ended; the container's exit code when the sidecar is among it.
-///
-/// One `SIGCHLD` stands for any number of deaths, hence the loop. Ten thousand orphans are ten thousand rounds.
-fn reap(sidecar: Pid) -> Option<u8> {
-    let mut code = None;
-    while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
-        if pid.as_raw_nonzero().get() == sidecar.as_raw() {
-            code = exit_code(status);
+    fn start_again(&mut self) {
+        self.start_at = None;
+        match self.start() {
+            Ok(sidecar) => self.sidecar = Some(sidecar),
+            Err(error) => {
+                log::error(&not_started(&self.program, &error).message, &[]);
+                self.follow(Ended::NotStarted, false, Duration::ZERO);
+            }
         }
     }
-    code
+
+    fn start(&self) -> std::io::Result<Sidecar> {
+        let mut command = Command::new(&self.program);
+        command
+            .stdin(Stdio::null())
+            .envs(self.settings.exports())
+            .env(HANDOVER_FDS, self.handover.fds().to_string())
+            // Seeds are files by now; a hundred kilobytes of environment would be copied into every process of the agent.
+            .envs_remove(seed_variables());
+        let started = Instant::now();
+        let pid = sys::spawn(&mut command, self.handover.inherit())?;
+        log::info(
+            "started the sidecar",
+            &[
+                ("pid", pid.as_raw().into()),
+                ("tenant", self.settings.tenant.as_str().into()),
+                ("data_dir", self.settings.data_dir.display().to_string().into()),
+                ("program", self.program.display().to_string().into()),
+            ],
+        );
+        Ok(Sidecar { pid, started })
+    }
+
+    /// Reaps everything that has ended; how the sidecar ended when it is among it.
+    ///
+    /// One `SIGCHLD` stands for any number of deaths, hence the loop. Ten thousand orphans are ten thousand rounds.
+    fn reap(&self) -> Option<Ended> {
+        let sidecar = self.sidecar.map(|sidecar| sidecar.pid);
+        sidecar.into_iter().for_each(end_helpers);
+        let mut ended = None;
+        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+            let pid = pid.as_raw_nonzero().get();
+            if sidecar.is_some_and(|sidecar| sidecar.as_raw() == pid) {
+                ended = how(status);
+            } else {
+                self.handover.note(Reaped { pid, status: status.as_raw() });
+            }
+        }
+        ended
+    }
 }
 
-fn exit_code(status: WaitStatus) -> Option<u8> {
-    if let Some(code) = status.exit_status() {
-        log::info("the sidecar ended", &[("code", code.into())]);
-        return Some(u8::try_from(code).unwrap_or(u8::MAX));
+/// Kills what an ended sidecar left in its process group: commands that it ran for itself, and a gateway that has not become the
+/// leader of its own session yet. The group's number cannot be another's: the sidecar is not reaped yet.
+fn end_helpers(sidecar: Pid) {
+    let Some(pid) = rustix::process::Pid::from_raw(sidecar.as_raw()) else { return };
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    if let Ok(Some(_)) = rustix::process::waitid(WaitId::Pid(pid), look) {
+        // An error means that there is nobody.
+        let _ = killpg(sidecar, Signal::SIGKILL);
     }
-    let signal = status.terminating_signal()?;
-    log::error("the sidecar was ended by a signal", &[("signal", signal.into())]);
-    Some(ended_by(signal))
+}
+
+fn how(status: WaitStatus) -> Option<Ended> {
+    let code = status.exit_status().map(|code| Ended::Code(u8::try_from(code).unwrap_or(u8::MAX)));
+    code.or_else(|| status.terminating_signal().map(Ended::Signal))
 }
 
 /// The exit code that a shell gives a process ended by a signal.
-fn ended_by(signal: i32) -> u8 {
-    u8::try_from(128 + signal).unwrap_or(u8::MAX)
+fn ended_by(signal: Signal) -> u8 {
+    Ended::Signal(signal as i32).exit_code()
 }
 
-/// The pid cannot be another process's by now: the sidecar keeps it until [`reap`] has collected it.
+fn refuse() {
+    log::warn("SIGUSR1 is not passed on: it would open a debugger", &[]);
+}
+
+/// The pid cannot be another process's by now: the sidecar keeps it until [`Watch::reap`] has collected it.
 fn send(sidecar: Pid, signal: Signal) {
     if let Err(error) = kill(sidecar, signal) {
         let fields = [("signal", signal.as_str().into()), ("error", error.desc().into())];

@@ -3,6 +3,7 @@
 mod checks;
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,6 +15,9 @@ use crate::variables::VARIABLES;
 
 /// Our own directory beneath the data directory.
 pub(crate) const OURS: &str = ".winston";
+/// Where the sidecar listens unless it is told otherwise.
+const LISTEN: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED), winston_wire::SIDECAR_PORT);
 /// The gateway's home directory beneath the data directory.
 pub(crate) const HOME: &str = ".home";
 
@@ -48,6 +52,8 @@ pub(crate) struct Settings {
     pub(crate) sidecar: Option<PathBuf>,
     /// To whom the tenant's files are given; only as root.
     pub(crate) owner: Option<Owner>,
+    /// Where the sidecar listens, when that is an address; what is wrong with it is the sidecar's to say.
+    pub(crate) listen: Option<SocketAddr>,
     /// How long the sidecar may take to stop.
     pub(crate) grace: Duration,
     /// First-boot files.
@@ -79,6 +85,7 @@ impl Settings {
         }
         let sidecar = reader.text("WINSTON_SIDECAR_BIN").map(PathBuf::from);
         let owner = checks::owner(&mut reader, privilege);
+        let listen = reader.text("WINSTON_SIDECAR_LISTEN").map_or(Some(LISTEN), |text| text.parse().ok());
         let grace = checks::grace(&mut reader);
         let seeds = checks::seeds(&mut reader, &state_dir, &workspace_dir);
 
@@ -93,6 +100,7 @@ impl Settings {
             workspace_dir,
             sidecar,
             owner,
+            listen,
             grace,
             seeds,
         })

@@ -24,10 +24,12 @@ const HANDLED: [Signal; 7] = [
 pub(crate) struct Signals(SignalFd);
 
 impl Signals {
-    /// Blocks the handled signals for this process and opens the queue.
+    /// Blocks the handled signals for this process, also those that it was started to ignore, and opens the queue.
     pub(crate) fn block() -> nix::Result<Self> {
         let set: SigSet = HANDLED.into_iter().collect();
         set.thread_block()?;
+        // After blocking, so that none of them ends us in between.
+        crate::sys::reset_dispositions(HANDLED)?;
         SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map(Self)
     }
 

@@ -37,6 +37,11 @@ pub(crate) const VARIABLES: &[Variable] = &[
         "The sidecar's executable; the default is the one beside `winston-entrypoint`.",
     ),
     variable(
+        "WINSTON_SIDECAR_LISTEN",
+        "[::]:18790",
+        "Address and port of the file API; bound here, so that callers wait while a sidecar is replaced.",
+    ),
+    variable(
         "WINSTON_GATEWAY_UID",
         "",
         "As root: number of the ordinary user that runs the gateway and owns the tenant's files.",
@@ -45,7 +50,7 @@ pub(crate) const VARIABLES: &[Variable] = &[
     variable(
         "WINSTON_STOP_GRACE_SECONDS",
         "25",
-        "How long the sidecar may take to stop before it is killed, 0 to 3600.",
+        "How long sidecar and gateway may take to stop before they are killed, 0 to 3600.",
     ),
     variable(
         "WINSTON_OPENCLAW_JSON",

@@ -13,10 +13,12 @@ use crate::config::Settings;
 use crate::edits::{EditError, Edits};
 use crate::front::{self, FrontSettings, FrontShared};
 use crate::fs::{Root, TenantPath};
-use crate::gateway::{self, GatewayConfig, GatewayHandle, Limits};
+use crate::gateway::{self, FileSettings, GatewayConfig, GatewayHandle, Inherited, Limits, LogSettings};
+use crate::handover::Handover;
 use crate::http::{App, BODY_BUDGET_KIB, CONCURRENT_WRITES, HttpCounters, Server, Streams, TokenDigest};
 use crate::seeds;
 use crate::sync::{ControlClient, Engine, SyncStatus};
+use crate::upgrade::Upgrade;
 use crate::watch::{Watch, WatchStatus};
 
 /// How long the first boot waits for files from control before it falls back to the seeds.
@@ -43,16 +45,28 @@ pub(crate) enum RunError {
     Other(String),
 }
 
-/// Runs until a signal asks to stop.
-pub(crate) async fn run(mut settings: Settings) -> Result<(), RunError> {
-    let mut stop_signals = StopSignals::new().map_err(|error| RunError::Other(format!("signals: {error}")))?;
+/// How the run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// With the gateway, as asked.
+    Stopped,
+    /// Without it: another sidecar takes over.
+    Replaced,
+}
+
+/// Runs until somebody asks to stop or to make room for another binary.
+pub(crate) async fn run(mut settings: Settings, handover: Option<Handover>) -> Result<Ending, RunError> {
+    let mut signals = Signals::new().map_err(|error| RunError::Other(format!("signals: {error}")))?;
     let started = Instant::now();
-    let listener = listen(&settings).await?;
+    let upgrade = Arc::new(Upgrade::new(handover.is_some()));
+    let (inherited, bound, up) =
+        handover.map_or((None, None, None), |handover| (Some(handover.gateway), handover.listener, Some(handover.up)));
+    let listener = listen(&settings, bound).await?;
     let front = open_front(settings.front.take()).await?;
     let edits = open(&settings).await?;
 
     make_directories(&settings, &edits).await?;
-    let gateway = start_gateway(&settings);
+    let gateway = start_gateway(&settings, &edits, inherited)?;
     let sync = Arc::new(SyncStatus::default());
     let engine = start_engine(&settings, &edits, &gateway, &sync)?;
     let watch_status = Arc::new(WatchStatus::default());
@@ -64,6 +78,7 @@ pub(crate) async fn run(mut settings: Settings) -> Result<(), RunError> {
         edits: Arc::clone(&edits),
         watch: Arc::clone(&watch_status),
         gateway: gateway.clone(),
+        upgrade: Arc::clone(&upgrade),
         sync,
         engine: engine.clone(),
         writes: Arc::new(Semaphore::new(CONCURRENT_WRITES)),
@@ -78,6 +93,9 @@ pub(crate) async fn run(mut settings: Settings) -> Result<(), RunError> {
         tokio::spawn(front::run(settings, listener, Arc::clone(&app), shared, stopped.clone()))
     });
     let server = tokio::spawn(Server::new(listener, app).run(stopped));
+    if let Some(up) = &up {
+        up.tell();
+    }
 
     let watching = settings.watch;
     let (watched, status) = (Arc::clone(&edits), watch_status);
@@ -93,11 +111,13 @@ pub(crate) async fn run(mut settings: Settings) -> Result<(), RunError> {
     }
     let syncing = engine.clone().map(|engine| tokio::spawn(async move { engine.run().await }));
 
-    stop_signals.next().await;
-    tracing::info!("stopping");
-    tokio::select! {
-        () = gateway.shutdown() => {}
-        () = stop_signals.next() => tracing::warn!("asked to stop again; not waiting for the gateway"),
+    let ending = end_asked(&mut signals, &upgrade, up.is_some()).await;
+    if ending == Ending::Stopped {
+        tracing::info!("stopping");
+        tokio::select! {
+            () = gateway.shutdown() => {}
+            () = signals.stop() => tracing::warn!("asked to stop again; not waiting for the gateway"),
+        }
     }
     stop.send_replace(true);
     if let Some(syncing) = syncing {
@@ -112,22 +132,52 @@ pub(crate) async fn run(mut settings: Settings) -> Result<(), RunError> {
         tracing::error!("the front door had panicked");
     }
     spawned(move || watch.stop()).await?;
+    if ending == Ending::Replaced {
+        // Last, so that it was never without a supervisor for longer than the next one takes to start. Changes that control lacks
+        // are in the journal.
+        gateway.release().await;
+        return Ok(ending);
+    }
     if let Some(engine) = engine
         && tokio::time::timeout(FLUSH_TIME, engine.flush()).await.is_err()
     {
         tracing::warn!("control did not take the last changes in time; they are sent after the next start");
     }
     tracing::info!("stopped");
-    Ok(())
+    Ok(ending)
+}
+
+/// Waits until somebody asks for the end.
+async fn end_asked(signals: &mut Signals, upgrade: &Upgrade, below_entrypoint: bool) -> Ending {
+    loop {
+        tokio::select! {
+            _ = signals.terminate.recv() => return Ending::Stopped,
+            _ = signals.interrupt.recv() => return Ending::Stopped,
+            _ = signals.hangup.recv() => {}
+            () = upgrade.asked() => return Ending::Replaced,
+        }
+        if !below_entrypoint {
+            // The terminal is gone.
+            return Ending::Stopped;
+        }
+        if let Err(error) = upgrade.request().await {
+            tracing::error!(%error, "no upgrade");
+        }
+    }
 }
 
 async fn spawned<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, RunError> {
     tokio::task::spawn_blocking(work).await.map_err(|error| RunError::Other(error.to_string()))
 }
 
-async fn listen(settings: &Settings) -> Result<TcpListener, RunError> {
+/// `bound` is entrypoint's socket, on which callers may be waiting already.
+async fn listen(settings: &Settings, bound: Option<std::net::TcpListener>) -> Result<TcpListener, RunError> {
     let failed = |error| RunError::Listen { address: settings.listen.to_string(), error };
-    let listener = bind(settings.listen).await.map_err(failed)?;
+    let listener = match bound {
+        Some(bound) => bound.set_nonblocking(true).and_then(|()| TcpListener::from_std(bound)),
+        None => bind(settings.listen).await,
+    }
+    .map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
     Ok(listener)
@@ -182,12 +232,18 @@ async fn make_directories(settings: &Settings, edits: &Arc<Edits>) -> Result<(),
     spawned(work).await
 }
 
-fn start_gateway(settings: &Settings) -> GatewayHandle {
-    let Some(gateway) = &settings.gateway else { return gateway::disabled() };
+fn start_gateway(settings: &Settings, edits: &Edits, inherited: Option<Inherited>) -> Result<GatewayHandle, RunError> {
+    let Some(gateway) = &settings.gateway else { return Ok(gateway::disabled()) };
     if settings.identity.is_none() && rustix::process::geteuid().is_root() {
         tracing::warn!("the gateway runs as root, like this process; set WINSTON_GATEWAY_UID to separate them");
     }
-    gateway::start(GatewayConfig {
+    let logs = gateway.logs;
+    let file = (logs.files > 0).then(|| FileSettings {
+        root: Arc::clone(edits.root()),
+        file_bytes: logs.file_bytes,
+        files: logs.files,
+    });
+    let config = GatewayConfig {
         program: gateway.program.clone(),
         state_dir: settings.data_dir.join(settings.layout.state.as_str()),
         workspace_dir: settings.data_dir.join(settings.layout.workspace.as_str()),
@@ -197,7 +253,11 @@ fn start_gateway(settings: &Settings) -> GatewayHandle {
         environment: gateway.environment.clone(),
         rpc_secret: gateway.token.clone(),
         limits: Limits::default(),
-    })
+        // The gateway does not know our token; a shell that runs as the same user may.
+        logs: LogSettings { ring_bytes: logs.ring_bytes, file, secrets: vec![settings.token.clone()] },
+    };
+    gateway::start(config, inherited)
+        .map_err(|error| RunError::Other(format!("cannot open the pipes of the gateway's output: {error}")))
 }
 
 fn start_engine(
@@ -240,18 +300,23 @@ async fn first_boot(edits: &Arc<Edits>, engine: Option<&Engine>, gateway: &Gatew
     Ok(())
 }
 
-/// SIGTERM and SIGINT.
-struct StopSignals {
+/// SIGTERM, SIGINT and SIGHUP.
+struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
-impl StopSignals {
+impl Signals {
     fn new() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
 
-    async fn next(&mut self) {
+    async fn stop(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
@@ -281,16 +346,30 @@ async fn tell_gateway_of_config(edits: Arc<Edits>, gateway: GatewayHandle) {
     }
 }
 
-/// Without control nobody takes the journal off the volume: only the local history window is kept.
+/// Without control nobody takes the journal off the volume: only the local history window is kept. While nothing is recorded, nothing wakes up.
 async fn keep_window(edits: Arc<Edits>) {
-    let mut pause = tokio::time::interval(WINDOW_PAUSE);
+    let mut head = edits.journal().head();
     loop {
-        pause.tick().await;
-        let edits = Arc::clone(&edits);
-        match spawned(move || edits.journal().keep_window(edits.index().saved_seq())).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "could not remove old segments of the journal"),
+        let newest = *head.borrow_and_update();
+        let kept = spawned({
+            let edits = Arc::clone(&edits);
+            move || {
+                let saved = edits.index().saved_seq();
+                edits.journal().keep_window(saved).map(|()| saved)
+            }
+        });
+        let done = match kept.await {
+            // What the index on disk lacks could not be removed yet.
+            Ok(Ok(saved)) => saved >= newest,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "could not remove old segments of the journal");
+                false
+            }
             Err(_) => return,
+        };
+        if done && head.changed().await.is_err() {
+            return;
         }
+        tokio::time::sleep(WINDOW_PAUSE).await;
     }
 }

@@ -1,13 +1,14 @@
 //! Settings, read once from the environment.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::Uri;
 use tracing_subscriber::filter::Targets;
 use winston_wire::env::{Reader, Secret, Variable};
-use winston_wire::{GATEWAY_PORT, SIDECAR_PORT};
+use winston_wire::{GATEWAY_PORT, HANDOVER_FDS, HandoverFds, SIDECAR_PORT};
 
 use crate::front::FrontSettings;
 use crate::fs::{Layout, Patterns, Selection, TenantPath};
@@ -77,6 +78,21 @@ pub(crate) const VARIABLES: &[Variable] = &[
         name: "WINSTON_GATEWAY_ENV",
         default: "",
         meaning: "Names of further variables that the gateway inherits, separated by commas.",
+    },
+    Variable {
+        name: "WINSTON_GATEWAY_LOG_RING_BYTES",
+        default: "262144",
+        meaning: "Size, in bytes, of the gateway's newest lines in memory. 65536 to 67108864.",
+    },
+    Variable {
+        name: "WINSTON_GATEWAY_LOG_FILE_BYTES",
+        default: "8388608",
+        meaning: "Largest size, in bytes, of one file of the gateway's log in `.winston/logs`. 262144 to 1073741824.",
+    },
+    Variable {
+        name: "WINSTON_GATEWAY_LOG_FILES",
+        default: "5",
+        meaning: "Most files of the gateway's log; the oldest is removed. `0`: its log is kept in memory only. At most 100.",
     },
     Variable {
         name: "PORT",
@@ -161,6 +177,11 @@ pub(crate) const VARIABLES: &[Variable] = &[
         meaning: "Seconds between listings of what inotify does not cover.",
     },
     Variable {
+        name: HANDOVER_FDS,
+        default: "",
+        meaning: "Descriptors that `winston-entrypoint` hands on, by which a gateway outlives the sidecar. Not for anybody else to set.",
+    },
+    Variable {
         name: "WINSTON_LOG",
         default: "info",
         meaning: "What is logged: a level, or `target=level` pairs separated by commas.",
@@ -184,6 +205,16 @@ pub(crate) struct GatewaySettings {
     pub(crate) home: PathBuf,
     /// What it inherits from our environment.
     pub(crate) environment: Vec<(String, String)>,
+    pub(crate) logs: LogLimits,
+}
+
+/// How much of its output is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LogLimits {
+    pub(crate) ring_bytes: usize,
+    pub(crate) file_bytes: u64,
+    /// 0: no files.
+    pub(crate) files: usize,
 }
 
 /// Everything that can be set.
@@ -205,6 +236,8 @@ pub(crate) struct Settings {
     pub(crate) journal: journal::Limits,
     pub(crate) watch: WatchSettings,
     pub(crate) log: Targets,
+    /// `None` without entrypoint.
+    pub(crate) handover: Option<HandoverFds>,
 }
 
 impl Settings {
@@ -251,6 +284,7 @@ impl Settings {
             );
         }
         let watch = watch(&mut reader);
+        let handover = reader.parsed(HANDOVER_FDS, "what winston-entrypoint sets; unset it");
         let log = reader.parsed("WINSTON_LOG", "a level or target=level pairs");
         let mistakes = reader.finish();
         if !mistakes.is_empty() {
@@ -271,6 +305,7 @@ impl Settings {
             max_archive_bytes,
             journal: journal::Limits { segment_bytes, max_bytes },
             watch,
+            handover,
             log: log.unwrap_or_else(|| Targets::new().with_default(tracing::Level::INFO)),
         })
     }
@@ -363,7 +398,23 @@ fn gateway(reader: &mut Reader<'_>, data_dir: &Path, own: &[(String, String)]) -
         mistakes.into_iter().for_each(|mistake| reader.mistake(mistake));
         Vec::new()
     });
-    enabled.then_some(GatewaySettings { program, port, token, home, environment })
+    let logs = log_limits(reader);
+    enabled.then_some(GatewaySettings { program, port, token, home, environment, logs })
+}
+
+fn log_limits(reader: &mut Reader<'_>) -> LogLimits {
+    let mut number = |name: &str, default: u64, range: RangeInclusive<u64>| {
+        let number = reader.parsed(name, "a whole number").unwrap_or(default);
+        if !range.contains(&number) {
+            reader.mistake(format!("{name} must be between {} and {}", range.start(), range.end()));
+        }
+        number
+    };
+    LogLimits {
+        ring_bytes: number("WINSTON_GATEWAY_LOG_RING_BYTES", 256 << 10, 64 << 10..=64 << 20) as usize,
+        file_bytes: number("WINSTON_GATEWAY_LOG_FILE_BYTES", 8 << 20, 256 << 10..=1 << 30),
+        files: number("WINSTON_GATEWAY_LOG_FILES", 5, 0..=100) as usize,
+    }
 }
 
 #[cfg(test)]
@@ -406,6 +457,9 @@ mod tests {
             ("WINSTON_PUBLIC_ORIGIN", "https://t.example.com/"),
             ("WINSTON_FRONT_MAX_CONNECTIONS", "0"),
             ("WINSTON_FRONT_MAX_PER_ADDRESS", "many"),
+            ("WINSTON_GATEWAY_LOG_RING_BYTES", "0"),
+            ("WINSTON_GATEWAY_LOG_FILE_BYTES", "1000"),
+            ("WINSTON_GATEWAY_LOG_FILES", "many"),
         ])
         .err()
         .unwrap_or_default();
@@ -427,6 +481,9 @@ mod tests {
             "WINSTON_PUBLIC_ORIGIN",
             "WINSTON_FRONT_MAX_CONNECTIONS",
             "WINSTON_FRONT_MAX_PER_ADDRESS",
+            "WINSTON_GATEWAY_LOG_RING_BYTES must be between",
+            "WINSTON_GATEWAY_LOG_FILE_BYTES",
+            "WINSTON_GATEWAY_LOG_FILES",
         ] {
             assert!(mistakes.iter().any(|mistake| mistake.contains(name)), "{name} in {mistakes:?}");
         }

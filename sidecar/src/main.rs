@@ -12,6 +12,7 @@ mod fs;
 #[cfg(test)]
 mod fuzz;
 mod gateway;
+mod handover;
 mod health;
 mod http;
 mod index;
@@ -21,15 +22,18 @@ mod merge;
 mod seeds;
 mod sync;
 mod sys;
+mod upgrade;
 mod watch;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use lexopt::Arg::{Long, Short};
-use winston_wire::env;
+use winston_wire::{EXIT_REPLACE, env};
 
+use app::Ending;
 use config::{Settings, VARIABLES};
+use handover::Handover;
 
 /// `EX_USAGE`: wrong arguments or settings.
 const EXIT_USAGE: u8 = 64;
@@ -39,6 +43,9 @@ const EXIT_UNAVAILABLE: u8 = 69;
 /// The event loop does no blocking work, so one thread serves everything; blocking work has its own threads, which end when idle.
 const BLOCKING_THREADS: usize = 32;
 const STACK_BYTES: usize = 512 * 1024;
+
+/// How long a thread for blocking work waits for more. Short, so that a heartbeat wakes the machine once and not again when its threads end.
+const THREAD_IDLE: Duration = Duration::from_millis(250);
 
 /// How long the end waits for the last log lines to be written.
 const LAST_LINES: Duration = Duration::from_secs(1);
@@ -94,7 +101,11 @@ Examples:
 
 Variables:
 {}
-Exit codes: 0 stopped as asked, 64 wrong arguments or settings, 69 volume or port not available.
+Signals: TERM and INT stop the gateway and this process; HUP, below winston-entrypoint, makes room for another binary
+while the gateway goes on.
+
+Exit codes: 0 stopped as asked, 64 wrong arguments or settings, 69 volume or port not available, 79 made room for another
+binary.
 ",
         env!("CARGO_PKG_VERSION"),
         env::help(VARIABLES)
@@ -102,6 +113,7 @@ Exit codes: 0 stopped as asked, 64 wrong arguments or settings, 69 volume or por
 }
 
 fn run() -> ExitCode {
+    sys::prepare_allocator();
     let own: Vec<_> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
@@ -111,6 +123,14 @@ fn run() -> ExitCode {
             for mistake in mistakes {
                 eprintln!("winston-sidecar: {mistake}");
             }
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    // Before anything else opens a descriptor.
+    let handover = match settings.handover.as_ref().map(Handover::take).transpose() {
+        Ok(handover) => handover,
+        Err(mistake) => {
+            eprintln!("winston-sidecar: {mistake}");
             return ExitCode::from(EXIT_USAGE);
         }
     };
@@ -125,9 +145,10 @@ fn run() -> ExitCode {
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)
         .thread_stack_size(STACK_BYTES)
+        .thread_keep_alive(THREAD_IDLE)
         .build();
     let outcome = match runtime {
-        Ok(runtime) => runtime.block_on(app::run(settings)),
+        Ok(runtime) => runtime.block_on(app::run(settings, handover)),
         Err(error) => Err(app::RunError::Other(format!("cannot start the event loop: {error}"))),
     };
     if let Err(error) = &outcome {
@@ -135,7 +156,8 @@ fn run() -> ExitCode {
     }
     outlet.drain(LAST_LINES);
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(Ending::Stopped) => ExitCode::SUCCESS,
+        Ok(Ending::Replaced) => ExitCode::from(EXIT_REPLACE),
         Err(error) => {
             say_at_last(format!("winston-sidecar: {error}"));
             ExitCode::from(EXIT_UNAVAILABLE)

@@ -1,9 +1,39 @@
-//! What needs `unsafe`: the moment between `fork` and `exec`.
-#![allow(unsafe_code, reason = "there is no safe way to run code in a forked child")]
+//! What needs `unsafe`: the moment between `fork` and `exec`, descriptors that the compiler cannot follow, and calls for
+//! which there is no safe wrapper.
+#![allow(
+    unsafe_code,
+    reason = "there is no safe way to run code in a forked child, to own or register an inherited descriptor, nor to call these functions"
+)]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 
 use nix::libc;
 use nix::sys::signal::SigSet;
+use rustix::io::FdFlags;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::process::Command;
+
+/// Lets the event loop say when a descriptor can be read.
+pub(crate) fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is open, names one description for as long as it lives, and is owned by the result.
+    unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(Into::into)
+}
+
+/// Takes a descriptor that we inherited; it is closed on exec from now on. To be called before anything else opens one, and
+/// once for each number: whoever had opened it would lose it.
+pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+    if number <= 2 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: only looked at; the kernel says so if there is none.
+    let found = unsafe { BorrowedFd::borrow_raw(number) };
+    rustix::io::fcntl_setfd(found, FdFlags::CLOEXEC)?;
+    // SAFETY: it is open, and by the caller's promise nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
 
 /// Makes `command` start its program in a session of its own, with no signal blocked, with no file of ours except
 /// its three streams and, if asked, without a way to ever gain privileges.
@@ -39,3 +69,43 @@ fn close_on_exec_from_three() {
         );
     }
 }
+
+/// Has the kernel begin to write a part of a file to the disk. A hint: nothing is durable by it, and where it does nothing, nothing is lost.
+pub(crate) fn start_writeback(file: &File, offset: u64, length: usize) {
+    let (Ok(offset), Ok(length)) = (i64::try_from(offset), i64::try_from(length)) else { return };
+    // SAFETY: takes numbers and a descriptor that is open for as long as `file` is borrowed; an error is as good as doing nothing.
+    unsafe {
+        libc::sync_file_range(file.as_raw_fd(), offset, length, libc::SYNC_FILE_RANGE_WRITE);
+    }
+}
+
+/// Sets the allocator up for a small process: few threads allocate at once, and what was only needed for a moment is given back.
+///
+/// glibc would give threads up to eight areas for each core, each with its own free memory, and learn from large allocations to keep them.
+#[cfg(target_env = "gnu")]
+pub(crate) fn prepare_allocator() {
+    const LARGE: libc::c_int = 128 * 1024;
+    // SAFETY: sets numbers of the allocator, before there is a second thread.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 2);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, LARGE);
+    }
+}
+
+/// Gives free memory back to the kernel, also where it lies between memory that is in use.
+#[cfg(target_env = "gnu")]
+pub(crate) fn release_memory() {
+    // SAFETY: takes the allocator's own locks and touches only what is free.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// Other allocators do so by themselves, or have no such call.
+#[cfg(not(target_env = "gnu"))]
+pub(crate) fn prepare_allocator() {}
+
+/// See [`prepare_allocator`].
+#[cfg(not(target_env = "gnu"))]
+pub(crate) fn release_memory() {}

@@ -126,6 +126,7 @@ pub struct Entrypoint {
     dir: Arc<TempDir>,
     program: PathBuf,
     prelude: String,
+    ignored: Option<String>,
     environment: Vec<(String, String)>,
     user: Option<u32>,
 }
@@ -144,6 +145,7 @@ impl Entrypoint {
             mode,
             program: bin("winston-entrypoint")?,
             prelude: String::new(),
+            ignored: None,
             environment: Vec::new(),
             user: None,
             dir,
@@ -152,6 +154,8 @@ impl Entrypoint {
             .env("WINSTON_TENANT_ID", "test-tenant")
             .env("WINSTON_SIDECAR_TOKEN", TEST_TOKEN)
             .env("WINSTON_DATA_DIR", &data.to_string_lossy())
+            // Not the port of whatever else runs on this machine.
+            .env("WINSTON_SIDECAR_LISTEN", "127.0.0.1:0")
             .env("WINSTON_SIDECAR_BIN", &script.to_string_lossy()))
     }
 
@@ -169,6 +173,13 @@ impl Entrypoint {
         self
     }
 
+    /// Starts it with these signals ignored, as `nohup` and background jobs of shells do.
+    #[must_use]
+    pub fn ignoring(mut self, signals: &str) -> Self {
+        self.ignored = Some(signals.to_owned());
+        self
+    }
+
     /// Runs as this user; only as root. The program is copied to where that user can reach it.
     pub fn user(mut self, uid: u32) -> Result<Self> {
         let reachable = self.dir.path().join("winston-entrypoint");
@@ -176,6 +187,12 @@ impl Entrypoint {
         self.program = reachable;
         self.user = Some(uid);
         Ok(self)
+    }
+
+    /// The directory around the data directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     /// The data directory.
@@ -187,11 +204,19 @@ impl Entrypoint {
     /// Starts it. Its environment is `PATH` and what was set, nothing else. It may be started again later.
     pub fn start(&self) -> Result<Running> {
         let mut command = match self.mode {
-            Mode::Subreaper => Command::new(&self.program),
+            Mode::Subreaper => match &self.ignored {
+                None => Command::new(&self.program),
+                Some(signals) => {
+                    let mut command = Command::new("sh");
+                    command.args(["-c", &format!("trap '' {signals}; exec \"$0\"")]).arg(&self.program);
+                    command
+                }
+            },
             Mode::Pid1 => {
                 let arguments = namespaces().map_err(|reason| anyhow!("{reason}"))?;
                 let mut command = Command::new("unshare");
-                let script = format!("set -e; {}\nexec \"$0\"", self.prelude);
+                let ignore = self.ignored.as_ref().map(|signals| format!("trap '' {signals}")).unwrap_or_default();
+                let script = format!("set -e; {}\n{ignore}\nexec \"$0\"", self.prelude);
                 command.args(arguments).args(["sh", "-c", &script]);
                 command.arg(&self.program);
                 command

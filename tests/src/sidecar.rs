@@ -63,6 +63,12 @@ impl Setup {
         self
     }
 
+    /// The token that it takes.
+    #[must_use]
+    pub fn token_text(&self) -> &str {
+        &self.token
+    }
+
     /// The build with failpoints, and what is to fail (see `sidecar/src/failpoint.rs`); or why that cannot be done here.
     pub fn failpoints(mut self, points: &str) -> Result<Self, String> {
         self.program = "winston-sidecar-failpoints";

@@ -180,6 +180,35 @@ fn real_control() -> Result<Control> {
     block_on(Control::start(&[("WINSTON_CONTROL_LISTEN", &address), ("WINSTON_HEARTBEAT_SECONDS", "1")]))
 }
 
+/// One call that is told of another process speaks for all: the others are not tried, although each of them would be answered, and a push that was
+/// on its way is not applied.
+#[test]
+fn a_process_that_was_superseded_in_one_call_is_silent_in_all() -> Result<()> {
+    let control = ScriptedControl::start(|seen| ordinary(seen).unwrap_or_else(|| agree(seen, &json!({}))))?;
+    let sidecar = start(&control)?;
+    sidecar.put("a.md", "one")?.expect(200)?;
+    eventually("it is sent", || Ok((sidecar.status()?["journal"]["acked_seq"] == 1).then_some(())))?;
+    let refused = |seen: &Seen| (seen.call == CHECK_IN).then(|| (409, json!({ "error": "", "code": "superseded" })));
+    control.change(move |seen| refused(seen).or_else(|| ordinary(seen)).unwrap_or_default());
+    sidecar.wait_for_sync_state("superseded")?;
+    let asked = |call: &str| control.count(call);
+    let (sent, desired) = (asked(CHANGES), asked("GET /api/sidecar/desired"));
+    control.change(move |seen| match seen.call.as_str() {
+        "GET /api/sidecar/desired" => {
+            (200, json!({"generation": 1, "files": [{"path": "a.md", "generation": 1, "hash": null, "base": "any"}]}))
+        }
+        _ => refused(seen).or_else(|| ordinary(seen)).unwrap_or_default(),
+    });
+    for number in 0..20 {
+        sidecar.put("b.md", &format!("{number}"))?.expect(200)?;
+    }
+    let (_, setup) = sidecar.stop()?;
+    assert_eq!(asked(CHANGES), sent);
+    assert!(asked("GET /api/sidecar/desired") <= desired + 1, "one may have been under way");
+    assert!(setup.data().join("a.md").exists());
+    Ok(())
+}
+
 /// A statement on a control's own database.
 fn sql(control: &Control, statements: &str) -> Result<()> {
     let url = format!("host={} user=winston dbname=postgres", control.socket_dir().display());

@@ -115,6 +115,23 @@ fn ours_stays_and_the_next_push_starts_from_it() -> Result<()> {
     Ok(())
 }
 
+/// Whoever names the version that they looked at keeps that one, and no other that has come since.
+#[test]
+fn ours_is_the_version_that_was_looked_at() -> Result<()> {
+    let (_control, tenant, sidecar) = conflict("looked-at")?;
+    sidecar.agent_writes(SOUL, "moved on\n")?;
+    let refused = resolve(&sidecar, &json!({"resolution": "ours", "local_hash": hash("local\n")}))?.expect(412)?;
+    assert_eq!(refused.json()?["current_hash"], hash("moved on\n"));
+    let listed = sidecar.get("/conflicts")?.expect(200)?.json()?;
+    assert_eq!(listed["conflicts"][0]["path"], SOUL, "{listed}");
+    assert_eq!(content(&sidecar)?, "moved on\n");
+    let done =
+        resolve(&sidecar, &json!({"resolution": "ours", "local_hash": hash("moved on\n")}))?.expect(200)?.json()?;
+    assert_eq!(done["hash"], hash("moved on\n"));
+    expect_settled(&tenant, sidecar, "moved on\n")?;
+    Ok(())
+}
+
 #[test]
 fn a_third_content_ends_it_too() -> Result<()> {
     let (_control, tenant, sidecar) = conflict("third")?;

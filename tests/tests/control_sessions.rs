@@ -141,3 +141,64 @@ async fn what_a_process_commits_while_another_takes_over_is_known_to_the_other()
     }
     until("the last word", async || (appear(&sidecar, &session(10)).await.status == 200).then_some(())).await;
 }
+
+/// A statement on the control's own database; the number that it gives, or 0.
+async fn sql(control: &Control, statement: &str) -> Result<i64, tokio_postgres::Error> {
+    let url = format!("host={} user=winston dbname=postgres", control.socket_dir().display());
+    let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await?;
+    tokio::spawn(connection);
+    Ok(client.query_opt(statement, &[]).await?.map_or(0, |row| row.get(0)))
+}
+
+/// Sessions that fulfil a condition.
+async fn count(control: &Control, condition: &str) -> Result<i64, tokio_postgres::Error> {
+    sql(control, &format!("SELECT count(*) FROM sidecar_sessions WHERE {condition}")).await
+}
+
+/// Superseded sessions are forgotten when they have been silent for a month, and the oldest when there are more than a thousand; never
+/// the one that is served, nor another tenant's.
+#[tokio::test]
+async fn old_sessions_are_forgotten() {
+    let control = Control::start(&[]).await;
+    let (id, sidecar) = control.tenant("many@test.example").await;
+    let (other_id, other) = control.tenant("else@test.example").await;
+    for number in 1..=3 {
+        let _ = appear(&sidecar, &session(number)).await.expect(200);
+        let _ = appear(&other, &session(number)).await.expect(200);
+    }
+    // All of them silent for 31 days, but the second of the one tenant, which called yesterday.
+    let aged = "UPDATE sidecar_sessions SET last_seen_at = now() - interval '31 days',
+                superseded_at = CASE WHEN superseded_at IS NULL THEN NULL ELSE now() - interval '32 days' END";
+    sql(&control, aged).await.unwrap();
+    let yesterday = format!(
+        "UPDATE sidecar_sessions SET last_seen_at = now() - interval '1 day' WHERE tenant_id = '{id}' AND session = '{}'",
+        session(2)
+    );
+    sql(&control, &yesterday).await.unwrap();
+    let _ = appear(&sidecar, &session(4)).await.expect(200);
+    let known = |number| format!("tenant_id = '{id}' AND session = '{}'", session(number));
+    let mut left = Vec::new();
+    for number in 1..=4 {
+        left.push(count(&control, &known(number)).await.unwrap());
+    }
+    assert_eq!(left, [0, 1, 0, 1], "the third was served until now, and silent for a month all the same");
+    assert_eq!(count(&control, &format!("tenant_id = '{other_id}'")).await.unwrap(), 3);
+    // A known one stays superseded. One that was forgotten is as good as new.
+    assert_eq!(appear(&sidecar, &session(2)).await.expect(409).code(), SUPERSEDED);
+    let _ = appear(&sidecar, &session(1)).await.expect(200);
+
+    let many = format!(
+        "INSERT INTO sidecar_sessions (tenant_id, session, started_at, last_seen_at, superseded_at)
+         SELECT '{id}', ('0190b3a0-0000-7000-9000-' || lpad(n::text, 12, '0'))::uuid, now(), now() - n * interval '1 minute', now()
+         FROM generate_series(1, 1100) n"
+    );
+    sql(&control, &many).await.unwrap();
+    let _ = appear(&sidecar, &session(5)).await.expect(200);
+    assert_eq!(count(&control, &format!("tenant_id = '{id}' AND superseded_at IS NOT NULL")).await.unwrap(), 1000);
+    let oldest = format!(
+        "tenant_id = '{id}' AND session::text LIKE '%-9000-%' AND last_seen_at < now() - interval '1000 minutes'"
+    );
+    assert_eq!(count(&control, &oldest).await.unwrap(), 0);
+    assert_eq!(count(&control, &known(5)).await.unwrap(), 1);
+    assert_eq!(count(&control, &format!("tenant_id = '{other_id}'")).await.unwrap(), 3);
+}

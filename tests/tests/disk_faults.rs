@@ -163,6 +163,44 @@ fn edits_of_the_agent_wait_for_the_journal() -> Result<()> {
     Ok(())
 }
 
+/// A tree that was there before goes to the journal in several parts at once. Some of them fail, those behind them may not: every file has one record
+/// in the end.
+#[test]
+fn a_first_listing_whose_parts_fail_records_every_file_once() -> Result<()> {
+    const FILES: usize = 400;
+    for place in ["journal-write", "journal-sync"] {
+        let setup = match Setup::new()?.failpoints(&format!("{place}=eio@3x3")) {
+            Ok(setup) => setup,
+            Err(reason) => {
+                skip("a_first_listing_whose_parts_fail_records_every_file_once", &reason);
+                return Ok(());
+            }
+        };
+        let directory = setup.data().join("workspace");
+        std::fs::create_dir(&directory)?;
+        for number in 0..FILES {
+            std::fs::write(directory.join(format!("{number}.md")), format!("{number} ").repeat(5000))?;
+        }
+        let sidecar = setup.start()?;
+        eventually("every file is recorded", || Ok((journal_lines(sidecar.data())?.len() >= FILES).then_some(())))
+            .context(place)?;
+        sidecar.wait_for_log("could not record changes; trying again with growing pauses").context(place)?;
+        let (_, setup) = sidecar.stop()?;
+        check_journal(setup.data()).context(place)?;
+        let mut recorded = Vec::new();
+        for line in journal_lines(setup.data())? {
+            let record: Value = serde_json::from_str(&line)?;
+            ensure!(record["action"] == "create", "{place}: {line:.200}");
+            recorded.push(record["path"].to_string());
+        }
+        recorded.sort();
+        recorded.dedup();
+        ensure!(recorded.len() == FILES, "{place}: {} files are recorded", recorded.len());
+        ensure!(journal_lines(setup.data())?.len() == FILES, "{place}: a file is recorded twice");
+    }
+    Ok(())
+}
+
 /// The journal fails for good: edits are refused for as long as that lasts, everything else goes on, and the next start has it all.
 #[test]
 fn a_journal_that_stays_broken_stops_edits_and_nothing_else() -> Result<()> {

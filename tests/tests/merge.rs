@@ -1,10 +1,16 @@
 //! Edits that are put together: pushes with local edits, callers' edits with what is on disk, patches with the file they change.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use anyhow::Result;
 use serde_json::{Value, json};
 use winston_tests::http::Answer;
+use winston_tests::process::skip;
+use winston_tests::script::{ScriptedControl, check_in_answer, ordinary};
 use winston_tests::sidecar::{Setup, Sidecar};
 use winston_tests::tenant::{Tenant, hash};
+use winston_tests::wait::eventually;
 
 const SOUL: &str = "workspace/SOUL.md";
 const CONFIG: &str = ".openclaw/openclaw.json";
@@ -82,6 +88,70 @@ fn what_touches_each_other_is_left_to_a_person() -> Result<()> {
         .map(|conflict| conflict["path"].clone())
         .collect();
     assert_eq!(paths, [SOUL, CONFIG]);
+    Ok(())
+}
+
+/// Killed when a merge is remembered and not yet written, the first one or one on top of another: what is on disk is known for what it is at the next start, so the
+/// agent's part of it goes into the merge again.
+#[test]
+fn a_merge_that_is_killed_before_it_is_written_is_made_again() -> Result<()> {
+    const FILE: &str = "workspace/state.json";
+    let (base, local) = (r#"{"agent":1,"pushed":1}"#, r#"{"agent":2,"pushed":1}"#);
+    let pushes = [r#"{"agent":1,"pushed":2}"#, r#"{"agent":1,"pushed":3}"#];
+    for kill in 1..=2 {
+        let pushed = Arc::new(AtomicUsize::new(0));
+        let offered = Arc::clone(&pushed);
+        let control = ScriptedControl::start(move |seen| {
+            let generation = offered.load(Ordering::Relaxed);
+            match seen.call.split_once(" /api/sidecar/") {
+                Some((_, "check-in")) => {
+                    let mut answer = check_in_answer(seen.body["head_seq"].as_u64().unwrap_or(0));
+                    answer["desired_generation"] = generation.into();
+                    (200, answer)
+                }
+                Some((_, "desired")) if generation > 0 => {
+                    // Both made for the version that control knows, the agent's first one.
+                    let hash = hash(pushes[generation - 1]);
+                    let file = json!({"path": FILE, "generation": generation, "hash": hash, "base": self::hash(base)});
+                    (200, json!({"generation": generation, "files": [file]}))
+                }
+                Some((_, rest)) if rest.starts_with("contents/") => {
+                    let wanted = rest.trim_start_matches("contents/");
+                    let content = pushes.iter().find(|content| hash(content) == wanted).copied().unwrap_or("null");
+                    (200, serde_json::from_str(content).unwrap_or_default())
+                }
+                _ => ordinary(seen).unwrap_or_default(),
+            }
+        })?;
+        let setup = Setup::new()?.env("WINSTON_CONTROL_URL", &control.url());
+        let failing = match setup.clone().failpoints(&format!("merge-remembered=kill@{kill}")) {
+            Ok(failing) => failing,
+            Err(reason) => {
+                skip("a_merge_that_is_killed_before_it_is_written_is_made_again", &reason);
+                return Ok(());
+            }
+        };
+        let mut sidecar = failing.start()?;
+        let mut history = vec!["agent create", "agent update"];
+        for (content, known) in [(base, 1), (local, 2)] {
+            sidecar.agent_writes(FILE, content)?;
+            sidecar.wait_for_history(FILE, &history[..known])?;
+        }
+        for (generation, merged) in [(1, r#"{"agent":2,"pushed":2}"#), (2, r#"{"agent":2,"pushed":3}"#)] {
+            let before = content(&sidecar, FILE)?;
+            pushed.store(generation, Ordering::Relaxed);
+            if generation == kill {
+                eventually("it dies", || sidecar.ended())?;
+                assert_eq!(content(&sidecar, FILE)?, before, "nothing is written yet");
+                drop(sidecar);
+                sidecar = setup.start()?;
+            }
+            history.push("system update");
+            sidecar.wait_for_history(FILE, &history)?;
+            assert_eq!(content(&sidecar, FILE)?, merged, "kill {kill}, push {generation}");
+        }
+        assert_eq!(sidecar.status()?["sync"]["conflicts"], json!([]));
+    }
     Ok(())
 }
 

@@ -80,6 +80,77 @@ fn signals_are_forwarded() -> Result<()> {
     })
 }
 
+/// `nohup`, and a shell that starts something in the background, leave signals ignored. A program inherits that, and a shell
+/// cannot even set a trap for a signal that was ignored at its start.
+#[test]
+fn signals_that_were_ignored_arrive_too() -> Result<()> {
+    in_both_modes("signals_that_were_ignored_arrive_too", |mode| {
+        let script = format!(
+            "for s in HUP QUIT INT; do trap \"echo got $s\" $s; done\ntrap 'echo got TERM; exit 3' TERM\n{FOREVER}"
+        );
+        for signal in ["HUP", "QUIT", "INT"] {
+            let mut entrypoint = Entrypoint::new(mode, &script)?.ignoring("HUP INT QUIT").start()?;
+            entrypoint.expect("ready")?;
+            entrypoint.signal(format!("SIG{signal}").parse()?)?;
+            entrypoint.expect(&format!("got {signal}"))?;
+            entrypoint.signal(Signal::SIGTERM)?;
+            if signal != "INT" {
+                entrypoint.expect("got TERM")?;
+                assert_eq!(entrypoint.finish()?.0, 3);
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Locks name process ids; in a new container these are somebody else's.
+#[test]
+fn lock_files_go_when_their_owner_is_gone() -> Result<()> {
+    let plan = Entrypoint::new(Mode::Subreaper, "exit 0")?;
+    let tmp = plan.data().join(".openclaw/tmp/openclaw-1000");
+    let sessions = plan.data().join(".openclaw/agents/main/sessions");
+    let outside = tempfile::tempdir()?;
+    std::fs::create_dir_all(&tmp)?;
+    std::fs::create_dir_all(&sessions)?;
+    let ours = std::process::id();
+    let nobody = i32::MAX;
+    let write = |path: &Path, content: &str| std::fs::write(path, content);
+    for dir in [tmp.as_path(), sessions.as_path(), outside.path()] {
+        write(&dir.join("gone.lock"), &format!("{{\"pid\":{nobody}}}"))?;
+        write(&dir.join("another.lock"), &format!("{{\"pid\":{ours},\"startTime\":1}}"))?;
+        // It may be the owner: it is older than the file, and the file says no more.
+        write(&dir.join("alive.lock"), &format!("{{\"pid\":{ours}}}"))?;
+        write(&dir.join("unknown.lock"), "no owner")?;
+        write(&dir.join("gone.lock.sqlite"), &format!("{{\"pid\":{nobody}}}"))?;
+    }
+    symlink(outside.path(), plan.data().join(".openclaw/tmp/openclaw-1001"))?;
+    symlink(outside.path().join("gone.lock"), tmp.join("link.lock"))?;
+    let left = |dir: &Path| -> Result<Vec<String>> {
+        let names = std::fs::read_dir(dir)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+        let mut names = names.collect::<Result<Vec<_>>>()?;
+        names.sort();
+        Ok(names)
+    };
+    let log = plan.start()?.finish()?.2;
+    assert_eq!(left(&sessions)?, ["alive.lock", "gone.lock.sqlite", "unknown.lock"], "{log}");
+    assert_eq!(left(&tmp)?, ["alive.lock", "gone.lock.sqlite", "link.lock", "unknown.lock"], "{log}");
+    assert_eq!(left(outside.path())?.len(), 5, "outside");
+
+    // Somebody else uses the volume: nothing is sure.
+    write(&tmp.join("gone.lock"), &format!("{{\"pid\":{nobody}}}"))?;
+    let other = Entrypoint::new(Mode::Subreaper, &format!("trap 'exit 0' TERM\n{FOREVER}"))?
+        .env("WINSTON_DATA_DIR", &plan.data().to_string_lossy());
+    let mut other = other.start()?;
+    other.expect("ready")?;
+    write(&tmp.join("gone.lock"), &format!("{{\"pid\":{nobody}}}"))?;
+    let log = plan.start()?.finish()?.2;
+    assert!(log.contains("another winston-entrypoint"), "{log}");
+    assert!(tmp.join("gone.lock").exists());
+    other.signal(Signal::SIGTERM)?;
+    assert_eq!(other.finish()?.0, 0);
+    Ok(())
+}
+
 #[test]
 fn the_inspector_signal_is_refused() -> Result<()> {
     in_both_modes("the_inspector_signal_is_refused", |mode| {

@@ -15,11 +15,13 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use winston_tests::control::Control;
 use winston_tests::gateway::{Gateway, openclaw, pid, processes_of};
+use winston_tests::household::Household;
 use winston_tests::http::{Client, free_address};
 use winston_tests::process::{Entrypoint, Mode, Process, TEST_TOKEN, bin, children, find_processes, is_root, skip};
 use winston_tests::sidecar::Setup;
 use winston_tests::tenant::{Tenant, block_on, hash};
 use winston_tests::wait::eventually;
+use winston_tests::websocket::WebSocket;
 
 const CONFIG: &str = ".openclaw/openclaw.json";
 const GATEWAY_TOKEN: &str = "test-gateway-token-0123456789abcdef";
@@ -346,5 +348,62 @@ fn the_gateway_is_a_user_of_its_own() -> Result<()> {
     running.signal(Signal::SIGTERM)?;
     assert_eq!(running.wait()?, 0, "{}", running.stderr());
     assert_eq!(processes_of(&data.join(".openclaw"))?, Vec::<String>::new());
+    Ok(())
+}
+
+/// The sidecar is killed and replaced while somebody talks to the gateway: the same process answers on the same connection.
+#[test]
+fn the_gateway_outlives_its_sidecar() -> Result<()> {
+    const TEST: &str = "the_gateway_outlives_its_sidecar";
+    let Some((program, _turn)) = openclaw(TEST) else { return Ok(()) };
+    let household = Household::new(Mode::Subreaper)?
+        .env("WINSTON_OPENCLAW_BIN", &program.to_string_lossy())
+        .env("OPENCLAW_GATEWAY_TOKEN", GATEWAY_TOKEN);
+    let config = configuration(household.gateway().port()).to_string();
+    std::fs::write(household.data().join(CONFIG), config)?;
+    let mut home = household.start()?;
+    let gateway = home.gateway.wait_until_ready(None)?;
+    let mut socket = WebSocket::open(household.gateway())?;
+    socket.receive("the challenge", |message| message["event"] == "connect.challenge")?;
+    let request =
+        |id: &str, method: &str, params: Value| json!({"type": "req", "id": id, "method": method, "params": params});
+    socket.send(&request(
+        "hello",
+        "connect",
+        json!({
+            "minProtocol": 4, "maxProtocol": 4, "role": "operator", "caps": [],
+            "scopes": ["operator.read", "operator.write", "operator.admin"],
+            "client": {"id": "gateway-client", "mode": "backend", "version": "0.1.0", "platform": "linux"},
+            "auth": {"token": GATEWAY_TOKEN},
+        }),
+    ))?;
+    let hello = socket.receive("the greeting", |message| message["id"] == "hello")?;
+    ensure!(hello["ok"] == true, "{hello}");
+
+    for round in ["killed", "killed again", "replaced"] {
+        let before = home.sidecar()?;
+        if round == "replaced" {
+            home.client.call("POST", "/upgrade", &[], b"")?.expect(202)?;
+        } else {
+            kill(before, Signal::SIGKILL)?;
+        }
+        socket.send(&request(round, "health", json!({})))?;
+        home.another_sidecar(before)?;
+        let health = socket.receive("an answer", |message| message["id"] == round)?;
+        ensure!(health["ok"] == true, "{health}");
+        let status = home.ready()?;
+        ensure!(pid(&status)? == gateway && status["adopted"] == true && status["restarts"] == 0, "{status}");
+    }
+    // Its end is known, and it is followed by another one.
+    kill(Pid::from_raw(gateway), Signal::SIGKILL)?;
+    home.gateway.wait_for("the end is noticed", |status| status["last_exit"]["signal"] == 9)?;
+    home.gateway.wait_until_ready(Some(gateway))?;
+    // A stop without a sidecar.
+    std::fs::remove_file(household.sidecar())?;
+    home.kill_sidecar()?;
+    home.entrypoint.expect_log("not found")?;
+    home.entrypoint.signal(Signal::SIGTERM)?;
+    ensure!(home.entrypoint.wait()? == 0, "{}", home.entrypoint.stderr());
+    ensure!(home.gateways()?.is_empty());
     Ok(())
 }

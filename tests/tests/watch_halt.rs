@@ -136,3 +136,32 @@ fn a_replaced_directory_halts_until_the_right_one_is_back() -> Result<()> {
     assert_eq!(deletions(&data)?, 0);
     Ok(())
 }
+
+/// The first listing of a restart has so much to look at that it records some of it before it is through: that is not its end, and what is held back
+/// stays so.
+#[test]
+fn a_restart_that_finds_a_large_change_first_holds_back_all_the_same() -> Result<()> {
+    const LARGE: usize = 17 * 1024 * 1024;
+    let sidecar = start()?;
+    for file in ["workspace/USER.md", "z.md"] {
+        sidecar.put(file, file)?.expect(200)?;
+    }
+    for file in FILES.iter().chain(&["workspace/USER.md", "z.md"]) {
+        fs::remove_file(sidecar.data().join(file))?;
+    }
+    wait_for_halt(&sidecar, true)?;
+    sidecar.agent_writes("a-large.bin", vec![b'1'; LARGE])?;
+    sidecar.wait_for_history("a-large.bin", &["agent create"])?;
+    let (_, setup) = sidecar.stop()?;
+    fs::write(setup.data().join("a-large.bin"), vec![b'2'; LARGE])?;
+    let sidecar = setup.start()?;
+    let watch = wait_for_halt(&sidecar, true)?;
+    assert!(watch["reason"].as_str().is_some_and(|reason| reason.contains("all 6 files")), "{watch}");
+    sidecar.wait_for_history("a-large.bin", &["agent create", "agent update"])?;
+    assert_eq!(deletions(sidecar.data())?, 0);
+    let accepted = sidecar.call("POST", "/watch/accept", &[], b"")?.expect(200)?.json()?;
+    assert_eq!(accepted["files"], 6);
+    eventually("all are deleted", || Ok((deletions(sidecar.data())? == 6).then_some(())))?;
+    assert_eq!(sidecar.history("a-large.bin")?, ["agent create", "agent update"]);
+    Ok(())
+}

@@ -13,6 +13,8 @@ pub enum GatewayState {
     WaitingForConfig,
     /// Stopped on request.
     Stopped,
+    /// It runs since before this sidecar, which has taken it over and has not had an answer from it yet.
+    Adopted,
     /// Process started, `/startupz` has not answered 200 yet.
     Starting,
     /// `/startupz` answered 200 and `/healthz` goes on answering.
@@ -57,8 +59,11 @@ pub struct GatewayStatus {
     pub pid: Option<u32>,
     /// Port on loopback.
     pub port: u16,
-    /// Starts after the first, since the sidecar started.
+    /// Starts after the first, since entrypoint (or a sidecar without one) started.
     pub restarts: u64,
+    /// The process was started by an earlier sidecar and taken over by this one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub adopted: bool,
     /// Milliseconds from the last start to the first `/startupz` 200.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_after_ms: Option<u64>,

@@ -1,12 +1,12 @@
 //! What the agent did to its files, found by comparing them with the index; and what the files amount to.
 
-use std::sync::atomic::Ordering;
-use std::thread::ScopedJoinHandle;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
 
 use winston_wire::{ManifestFile, ManifestSummary};
 
 use super::Edits;
-use super::commit::{Pending, agent, now_ns};
+use super::commit::{Pending, Recording, agent, now_ns};
 use super::examine::Seen;
 use crate::fs::{Class, FsError, TenantPath};
 use crate::index::Version;
@@ -30,9 +30,18 @@ pub(crate) struct Move {
     pub(crate) to: TenantPath,
 }
 
-fn ended(commit: ScopedJoinHandle<'_, Result<(), JournalError>>) -> Result<(), JournalError> {
-    // A panic there is a defect; the paths are looked at again.
-    commit.join().unwrap_or(Err(JournalError::Closed))
+/// Parts that may be on their way to the journal besides the one that is read, or just about.
+const PARTS: usize = 4;
+
+/// Waits for the end of every part, also behind one that failed: not all of them need fail too, and what is in the journal has to be in the index.
+/// The first failure; `has_failed` is set at once.
+fn all_ended<E>(ends: impl Iterator<Item = Result<(), E>>, has_failed: &AtomicBool) -> Result<(), E> {
+    let mut outcome = Ok(());
+    for end in ends {
+        has_failed.fetch_or(end.is_err(), Ordering::Relaxed);
+        outcome = outcome.and(end);
+    }
+    outcome
 }
 
 impl Edits {
@@ -55,21 +64,42 @@ impl Edits {
                 self.commit(std::mem::take(&mut pending))?;
             }
         }
-        std::thread::scope(|scope| {
-            // One commit at a time, and in order, while the next files are read.
-            let mut running: Option<ScopedJoinHandle<'_, Result<(), JournalError>>> = None;
-            for path in paths {
-                self.absorb_path(path, &mut pending, &mut unfinished);
-                if pending.is_worth_a_flush() {
-                    running.take().map_or(Ok(()), ended)?;
-                    let full = std::mem::take(&mut pending);
-                    running = Some(scope.spawn(move || self.commit(full).map(drop)));
-                }
-            }
-            running.map_or(Ok(()), ended)
-        })?;
+        self.absorb_paths(paths, &mut pending, &mut unfinished)?;
         self.commit(pending)?;
         Ok(unfinished)
+    }
+
+    /// Files are read while those before them are written: what has been read goes to the journal in parts, of which several may be on their way.
+    fn absorb_paths(
+        &self,
+        paths: &[TenantPath],
+        pending: &mut Pending,
+        unfinished: &mut Unfinished,
+    ) -> Result<(), JournalError> {
+        let has_failed = AtomicBool::new(false);
+        let finish_all =
+            |parts: Receiver<Recording<'_>>| all_ended(parts.into_iter().map(Recording::finish), &has_failed);
+        std::thread::scope(|scope| {
+            let mut parts = None;
+            for path in paths {
+                self.absorb_path(path, pending, unfinished);
+                if has_failed.load(Ordering::Relaxed) {
+                    break;
+                }
+                if pending.is_worth_a_flush() {
+                    let (sender, _) = parts.get_or_insert_with(|| {
+                        let (sender, receiver) = sync_channel(PARTS);
+                        (sender, scope.spawn(|| finish_all(receiver)))
+                    });
+                    // Nobody but a thread that panicked does not receive, and its panic is told below.
+                    let _ = sender.send(self.begin_commit(std::mem::take(pending))?);
+                }
+            }
+            let Some((sender, finishing)) = parts else { return Ok(()) };
+            drop(sender);
+            // A panic there is a defect; the paths are looked at again.
+            finishing.join().unwrap_or(Err(JournalError::Closed))
+        })
     }
 
     fn absorb_path(&self, path: &TenantPath, pending: &mut Pending, unfinished: &mut Unfinished) {
@@ -134,5 +164,22 @@ impl Edits {
     /// call it from a blocking thread.
     pub(crate) fn manifest_range(&self, after: Option<&str>, limit: usize) -> (Vec<ManifestFile>, Option<String>) {
         self.index.range(after, limit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_behind_one_that_failed_are_waited_for() {
+        let (has_failed, mut ended) = (AtomicBool::new(false), Vec::new());
+        let parts = [Ok(()), Err("second"), Ok(()), Err("fourth"), Ok(())].into_iter().enumerate();
+        let ends = parts.map(|(number, end)| {
+            ended.push((number, has_failed.load(Ordering::Relaxed)));
+            end
+        });
+        assert_eq!(all_ended(ends, &has_failed), Err("second"));
+        assert_eq!(ended, [(0, false), (1, false), (2, true), (3, true), (4, true)]);
     }
 }

@@ -7,13 +7,13 @@ use winston_wire::{Action, Change, ContentHash, Source, Timestamp};
 use super::{Author, Edits};
 use crate::fs::{Stat, TenantPath};
 use crate::index::{Update, Version};
-use crate::journal::{Content, JournalError, NewRecord};
+use crate::journal::{Appending, Content, JournalError, NewRecord};
 
 /// Bytes of contents after which a batch is committed before more is read.
 const LARGE_BATCH_BYTES: usize = 4 * 1024 * 1024;
 
 /// The same while files are read for their own sake: reading goes on while this is written.
-const PIPELINED_BYTES: usize = 1024 * 1024;
+const PIPELINED_BYTES: usize = 512 * 1024;
 const PIPELINED_RECORDS: usize = 256;
 
 /// Records that are not in the journal yet, and what the index will say once they are.
@@ -156,11 +156,37 @@ impl Pending {
 impl Edits {
     /// Makes findings durable, then believes them.
     pub(super) fn commit(&self, pending: Pending) -> Result<Vec<Change>, JournalError> {
+        self.begin_commit(pending)?.wait()
+    }
+
+    /// Begins to make findings durable. The caller holds the locks of their paths until it has waited for the end.
+    pub(super) fn begin_commit(&self, pending: Pending) -> Result<Recording<'_>, JournalError> {
         let Pending { records, index, .. } = pending;
-        let changes = if records.is_empty() { Vec::new() } else { self.journal.append(records)? };
+        let appending = if records.is_empty() { None } else { Some(self.journal.begin_append(records)?) };
+        Ok(Recording { edits: self, appending, index })
+    }
+}
+
+/// Findings on their way into the journal.
+pub(super) struct Recording<'a> {
+    edits: &'a Edits,
+    appending: Option<Appending<'a>>,
+    index: Vec<Update>,
+}
+
+impl Recording<'_> {
+    /// Waits until they are durable, then believes them.
+    pub(super) fn wait(self) -> Result<Vec<Change>, JournalError> {
+        let changes = self.appending.map_or_else(|| Ok(Vec::new()), Appending::wait)?;
+        self.edits.withheld.release(self.index.iter().map(Update::path));
         let seqs = changes.first().zip(changes.last()).map(|(first, last)| first.seq..=last.seq);
-        self.index.apply(seqs, index);
+        self.edits.index.apply(seqs, self.index);
         Ok(changes)
+    }
+
+    /// Like [`Recording::wait`], for whom the changes are of no interest.
+    pub(super) fn finish(self) -> Result<(), JournalError> {
+        self.wait().map(drop)
     }
 }
 

@@ -13,7 +13,7 @@ const READS: usize = 3;
 /// What a path refers to now, as it will be recorded once the pending records are committed.
 pub(super) struct Current {
     pub(super) file: Option<OnDisk>,
-    /// Version in history, when the path has a history.
+    /// Version in history, when the path has a history. Without a file it is one whose deletion is held back.
     pub(super) recorded: Option<Version>,
     /// The file changed while it was read.
     pub(super) unstable: bool,
@@ -29,6 +29,22 @@ pub(super) struct OnDisk {
 impl Current {
     pub(super) fn hash(&self) -> Option<ContentHash> {
         self.file.as_ref().and_then(|file| file.hash)
+    }
+
+    /// Content of the version that a new one will follow in history.
+    pub(super) fn previous(&self) -> Option<ContentHash> {
+        let recorded = || self.recorded.and_then(|version| version.hash);
+        self.file.as_ref().map_or_else(recorded, |file| file.hash)
+    }
+
+    /// Whether a version here will be the first one, as far as history knows.
+    pub(super) fn is_new(&self) -> bool {
+        self.file.is_none() && self.recorded.is_none()
+    }
+
+    /// The file is gone, and nobody knows yet whether it was to go.
+    pub(super) fn is_withheld(&self) -> bool {
+        self.file.is_none() && self.recorded.is_some()
     }
 
     pub(super) const ABSENT: Self = Self { file: None, recorded: None, unstable: false };
@@ -52,8 +68,7 @@ impl Edits {
             Err(error) => return Err(error),
         };
         let Some(stat) = found else {
-            self.note_gone(path, known, pending);
-            return Ok(Current::ABSENT);
+            return Ok(Current { recorded: self.note_gone(path, known, pending), ..Current::ABSENT });
         };
         if stat.kind != EntryKind::File {
             self.note_gone(path, known, pending);
@@ -71,8 +86,7 @@ impl Edits {
         let seen = match self.root.open_file(path) {
             Ok(opened) => Seen::read(opened, self.max_file_bytes)?,
             Err(FsError::NotFound) => {
-                self.note_gone(path, known, pending);
-                return Ok(Current::ABSENT);
+                return Ok(Current { recorded: self.note_gone(path, known, pending), ..Current::ABSENT });
             }
             Err(error) => return Err(error),
         };
@@ -100,12 +114,6 @@ impl Edits {
             pending.seen(path, version, Stat { ino: 0, ..stat }, at_ns);
         }
         Ok(Current { file: Some(OnDisk { stat, hash }), recorded: tracked.then_some(version), unstable })
-    }
-
-    fn note_gone(&self, path: &TenantPath, known: Option<Version>, pending: &mut Pending) {
-        if let Some(version) = known {
-            pending.deleted(path, &agent(), version.hash);
-        }
     }
 }
 

@@ -19,6 +19,8 @@ const SEARCHED_BYTES: usize = 1024 * 1024;
 pub(crate) enum Look {
     /// Nothing.
     Absent,
+    /// Nothing, and whether the recorded file was to go is not known: its deletion is held back.
+    Withheld,
     /// A file of at most the size limit.
     File {
         /// Its content's hash.
@@ -40,6 +42,7 @@ impl Edits {
         let examined = self.examine(path, &mut pending);
         self.commit(pending)?;
         match examined {
+            Ok(current) if current.is_withheld() => Ok(Look::Withheld),
             Ok(current) if current.file.is_none() => Ok(Look::Absent),
             Ok(current) => Ok(current.hash().map_or(Look::Opaque, |hash| Look::File {
                 hash,

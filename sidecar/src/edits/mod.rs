@@ -9,6 +9,7 @@ mod delete;
 mod examine;
 #[cfg(test)]
 mod fuzz;
+mod gone;
 mod intent;
 mod locks;
 mod look;
@@ -19,6 +20,7 @@ mod staging;
 mod swap;
 mod transaction;
 mod tree;
+mod withheld;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -33,6 +35,7 @@ use crate::journal::{self, Journal, JournalError};
 pub(crate) use absorb::Move;
 pub(crate) use look::Look;
 pub(crate) use transaction::{Outcome, SetError, Transaction};
+pub(crate) use withheld::{Halt, Withheld};
 
 use locks::PathLocks;
 use put::{NEW_CONFIG_MODE, NEW_FILE_MODE};
@@ -127,6 +130,9 @@ pub(crate) struct Edits {
     index: Index,
     journal: Journal,
     staging: Staging,
+    withheld: Withheld,
+    /// A file with a history that was there when it was last looked for one.
+    survivor: Mutex<Option<TenantPath>>,
     locks: PathLocks,
     max_file_bytes: u64,
     data_flushes: AtomicU64,
@@ -148,15 +154,18 @@ impl Edits {
     ) -> Result<Self, EditError> {
         let opening = Journal::identify(&root)?;
         let index = Index::load(&root.internal_dir(".winston")?, opening.epoch());
-        let journal = opening.open(limits, &mut |record| index.replay(&record.change))?;
+        let journal = opening.open(limits, &mut |change| index.replay(change))?;
         index.replayed(journal.head_seq());
         let staging = Staging::open(&root)?;
+        let withheld = Withheld::open(root.internal_dir(".winston")?);
         let edits = Self {
             root,
             layout,
             index,
             journal,
             staging,
+            withheld,
+            survivor: Mutex::new(None),
             locks: PathLocks::new(),
             max_file_bytes,
             data_flushes: AtomicU64::new(0),

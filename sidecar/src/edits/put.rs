@@ -106,7 +106,7 @@ impl Edits {
         let flushed = failpoint::fails("dir-sync").and_then(|()| Ok(rustix::fs::fsync(&parent.dir)?));
         self.count_flush();
         failpoint::here("dir-synced");
-        let mut previous = current.hash();
+        let mut previous = current.previous();
         if current.file.is_some() {
             // As late as possible: whatever the agent still writes to the displaced file until now is in this look.
             match self.displaced(id, put.path, current, put.precondition, &mut pending) {
@@ -206,14 +206,15 @@ impl Edits {
         previous: Option<ContentHash>,
         mut pending: Pending,
     ) -> Result<Written, EditError> {
-        let created = current.file.is_none();
         let size = put.content.len() as u64;
-        let version = NewVersion { hash: Some(put.hash), previous, size, created, content: Some(put.content.to_vec()) };
+        let (hash, created, content) = (Some(put.hash), current.is_new(), Some(put.content.to_vec()));
+        let version = NewVersion { hash, previous, size, created, content };
         pending.version(put.path, put.author, version);
         let recorded = Version { hash: Some(put.hash), source: put.author.source };
         // Our handle and the file in the tree are one inode, so this is the stat that the watcher will find.
         pending.seen(put.path, recorded, Stat::of(staged)?, now_ns());
         let changes = self.commit(pending)?;
+        let created = current.file.is_none();
         Ok(Written { hash: put.hash, size, created, seq: changes.last().map(|change| change.seq) })
     }
 }

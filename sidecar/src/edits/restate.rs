@@ -25,6 +25,8 @@ impl Edits {
             return Ok(found);
         }
         let recorded = match examined {
+            // What is on disk is no answer while nobody knows whether it is right.
+            Ok(current) if current.is_withheld() => return Ok(false),
             Ok(current) => current.recorded,
             Err(error) if error.is_about_the_path() => None,
             Err(error) => {
@@ -33,7 +35,13 @@ impl Edits {
             }
         };
         match recorded {
-            None if difference.present => pending.deleted(&path, &agent(), difference.hash),
+            None if difference.present => {
+                // A file that only control knows is gone like any other. In a tree with nothing left that says little.
+                if self.withheld.holds(&path) || !self.root.still_in_place() || !self.has_survivor() {
+                    return Ok(false);
+                }
+                pending.deleted(&path, &agent(), difference.hash);
+            }
             None => {}
             Some(version) if difference.present && version.hash == difference.hash => {}
             Some(version) => {

@@ -260,3 +260,46 @@ fn own(file: &File, ownership: &Ownership) -> Result<(), FsError> {
     }
     Ok(rustix::fs::fchmod(file, Mode::from_raw_mode(ownership.mode & 0o1777))?)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+
+    use super::*;
+
+    fn staging(data: &std::path::Path) -> Staging {
+        Staging::open(&Root::open(data, None).unwrap()).unwrap()
+    }
+
+    /// A staged file gets owner and mode of the one that it replaces. What a swap may have left under its name instead gets nothing: it could be
+    /// somebody else's, or have another name.
+    #[test]
+    fn only_a_file_of_ours_is_given_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let staging = staging(dir.path());
+        let staged = |name: &str| dir.path().join(".winston/staging").join(name);
+        let mine = Ownership { mode: 0o600, owner: None };
+        staging.create("ours", b"ours", &mine).unwrap();
+        staging.adopt("ours", &Ownership { mode: 0o640, owner: None }).unwrap();
+        assert_eq!(staged("ours").metadata().unwrap().permissions().mode() & 0o7777, 0o640);
+
+        let wanted = || Ownership { mode: 0o666, owner: None };
+        std::fs::hard_link(staged("ours"), dir.path().join("another-name")).unwrap();
+        assert!(matches!(staging.adopt("ours", &wanted()), Err(FsError::Escape)));
+        std::os::unix::fs::symlink("../../another-name", staged("link")).unwrap();
+        assert!(staging.adopt("link", &wanted()).is_err());
+        assert!(matches!(staging.adopt("nothing", &wanted()), Err(FsError::NotFound)));
+        assert_eq!(staged("ours").metadata().unwrap().permissions().mode() & 0o7777, 0o640);
+
+        // Only root can make files of somebody else's; elsewhere there is nothing to see.
+        staging.create("theirs", b"theirs", &mine).unwrap();
+        if chown(staged("theirs"), Some(12345), None).is_ok() {
+            let given = Ownership { mode: 0o666, owner: Some((54321, 54321)) };
+            assert!(matches!(staging.adopt("theirs", &given), Err(FsError::Escape)));
+            let stat = staged("theirs").metadata().unwrap();
+            assert_eq!((stat.uid(), stat.permissions().mode() & 0o7777), (12345, 0o600));
+            // The tenant's own may have come there by a swap that was undone.
+            staging.adopt("theirs", &Ownership { mode: 0o644, owner: Some((12345, 12345)) }).unwrap();
+        }
+    }
+}

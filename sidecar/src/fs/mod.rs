@@ -13,7 +13,5 @@ pub(crate) use class::{Class, Layout, Selection};
 pub(crate) use durable::{replace_file, replace_file_by};
 pub(crate) use path::{PathError, TenantPath};
 pub(crate) use pattern::Patterns;
-pub(crate) use root::{
-    DirEntry, EntryKind, FsError, Opened, Root, Stat, is_unsupported, rename, rename_back, stat_at, unlink,
-};
+pub(crate) use root::{EntryKind, FsError, Opened, Root, Stat, is_unsupported, rename, rename_back, stat_at, unlink};
 pub(crate) use walk::{Found, MAX_LEVELS, Walk};

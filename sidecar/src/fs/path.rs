@@ -62,6 +62,12 @@ impl TenantPath {
         Ok(Self(clean.into_boxed_str()))
     }
 
+    /// Whether a text is a path as [`TenantPath::as_str`] gives it: parsing it changes nothing.
+    pub(crate) fn is_path(text: &str) -> bool {
+        let named = |component: &str| !matches!(component, "" | "." | "..") && component.len() <= MAX_COMPONENT_BYTES;
+        text.is_empty() || (text.len() <= MAX_PATH_BYTES && !text.contains('\0') && text.split('/').all(named))
+    }
+
     /// Parses a percent-encoded URL path. Decodes exactly once.
     pub(crate) fn from_url(encoded: &str) -> Result<Self, PathError> {
         let decoded: std::borrow::Cow<'_, [u8]> = percent_decode(encoded.as_bytes()).into();
@@ -213,6 +219,8 @@ mod tests {
     proptest! {
         #[test]
         fn a_parsed_path_parses_to_itself_and_never_climbs(text in "[./a\\\\%é\u{0}-]{0,40}") {
+            let is_itself = TenantPath::parse(&text).is_ok_and(|path| path.as_str() == text);
+            prop_assert_eq!(TenantPath::is_path(&text), is_itself);
             if let Ok(path) = TenantPath::parse(&text) {
                 prop_assert_eq!(TenantPath::parse(path.as_str()), Ok(path.clone()));
                 prop_assert!(path.components().all(|component| component != ".." && component != "."));

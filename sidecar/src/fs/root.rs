@@ -5,6 +5,7 @@
 //! calls, resolution cannot leave it. Links are not followed even inside the root, because a link is another name for a file and could
 //! lead around the rules for secrets and for our own directory. Mutations act on one name in a parent directory that was opened that way.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, IoSliceMut, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -394,18 +395,27 @@ impl Root {
 
     /// Calls `visit` for every entry of an open directory. Entries that vanish meanwhile are left out; links are not followed.
     pub(crate) fn each_entry(dir: BorrowedFd<'_>, mut visit: impl FnMut(DirEntry)) -> Result<(), FsError> {
+        Self::each_name(dir, |name, _| {
+            if let Some(stat) = stat_at(dir, name)? {
+                visit(DirEntry { name: name.to_bytes().to_vec(), stat });
+            }
+            Ok(())
+        })
+    }
+
+    /// Calls `visit` with the name of every entry of an open directory and with what it is, where the directory says so.
+    pub(crate) fn each_name(
+        dir: BorrowedFd<'_>,
+        mut visit: impl FnMut(&CStr, Option<EntryKind>) -> Result<(), FsError>,
+    ) -> Result<(), FsError> {
         let mut buffer = Vec::with_capacity(16 * 1024);
         let mut entries = RawDir::new(dir, buffer.spare_capacity_mut());
         while let Some(entry) = entries.next() {
             let entry = entry?;
             let name = entry.file_name();
-            if name == c"." || name == c".." {
-                continue;
-            }
-            match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(raw) => visit(DirEntry { name: name.to_bytes().to_vec(), stat: Stat::from_raw(&raw) }),
-                Err(Errno::NOENT) => {}
-                Err(errno) => return Err(errno.into()),
+            if name != c"." && name != c".." {
+                let kind = entry.file_type();
+                visit(name, (kind != FileType::Unknown).then(|| EntryKind::from_type(kind)))?;
             }
         }
         Ok(())

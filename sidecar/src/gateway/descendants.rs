@@ -1,12 +1,13 @@
 //! Ending what a gateway leaves behind.
 //!
 //! The gateway's spawn broker and every command that the agent runs have sessions of their own, so no process group
-//! reaches them. They cannot hide either: the sidecar is a child subreaper, so whatever loses its parent becomes a
-//! child of the sidecar, and a process can start a session but never join another one. A descendant of ours that is
-//! in another session than ours therefore came from the gateway.
+//! reaches them. They cannot hide either: whatever loses its parent becomes a child of the nearest subreaper, and a process can
+//! start a session but never join another one. A descendant that is in another session than ours therefore came from the gateway.
 //!
-//! Being a subreaper also means reaping: [`reap`] waits for exactly those zombies, by id. Children that somebody in
-//! this process owns are in our session or are the gateway itself; waiting for any child would steal their ends.
+//! Below entrypoint, entrypoint is that subreaper: an adopted gateway is its child already, and so is what a gateway leaves
+//! behind. Alone, the sidecar is ([`Realm::Alone`]), and then it reaps too: [`reap`] waits for exactly those zombies, by id.
+//! Children that somebody in this process owns are in our session or are the gateway itself; waiting for any child would steal
+//! their ends.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -21,13 +22,46 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 /// A line of the process table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Entry {
-    pid: i32,
-    parent: i32,
-    session: i32,
+pub(super) struct Entry {
+    pub(super) pid: i32,
+    pub(super) parent: i32,
+    pub(super) session: i32,
     zombie: bool,
     /// Together with the id this is an identity: ids are reused, but not within a clock tick.
-    started: u64,
+    pub(super) started: u64,
+}
+
+/// Where the processes of the gateway are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Realm {
+    /// Below this process.
+    Alone,
+    /// Below entrypoint, this process included.
+    Below {
+        /// Its process id.
+        entrypoint: i32,
+        /// Whose they are, when the gateway runs as another user than we: somebody else's command in the container
+        /// (`docker exec`) that lost its parent is none of them.
+        uid: Option<u32>,
+    },
+}
+
+impl Realm {
+    fn roots(self) -> Vec<i32> {
+        match self {
+            Self::Alone => vec![own_pid()],
+            Self::Below { entrypoint, .. } => vec![own_pid(), entrypoint],
+        }
+    }
+
+    fn strays(self) -> Vec<Entry> {
+        let mut strays = strays(&table(), &self.roots(), own_session(), |entry| match self {
+            Self::Below { uid: Some(uid), .. } => user(entry.pid).is_none_or(|user| user == uid),
+            _ => true,
+        });
+        strays.sort_unstable_by_key(|entry| entry.pid);
+        strays
+    }
 }
 
 /// Makes the orphans below us ours.
@@ -37,16 +71,15 @@ pub(super) fn adopt_orphans() {
     }
 }
 
-/// Kills everything that came from a gateway that has ended, and reaps it. Gives up after `limit`.
-pub(super) async fn sweep(limit: Duration) {
+/// Kills everything that came from a gateway that has ended, and waits until it is reaped. Gives up after `limit`.
+pub(super) async fn sweep(realm: Realm, limit: Duration) {
     let give_up = Instant::now() + limit;
     loop {
-        let table = table();
-        let strays = strays(&table, own_pid(), own_session());
+        let strays = realm.strays();
         let mut alive = 0;
         for stray in &strays {
             if stray.zombie {
-                // A zombie below another stray is that one's to reap, or ours once it is gone.
+                // A zombie below another stray is that one's to reap, or ours or entrypoint's once it is gone.
                 reap_one(stray);
             } else {
                 alive += 1;
@@ -65,10 +98,8 @@ pub(super) async fn sweep(limit: Duration) {
 }
 
 /// The ids of everything that came from the gateway, itself included, and of ourselves.
-pub(super) fn family() -> Vec<i32> {
-    let own = own_pid();
-    let strays = strays(&table(), own, own_session());
-    strays.iter().map(|entry| entry.pid).chain([own]).collect()
+pub(super) fn family(realm: Realm) -> Vec<i32> {
+    realm.strays().iter().map(|entry| entry.pid).chain([own_pid()]).collect()
 }
 
 /// Reaps orphans of a running gateway that have ended.
@@ -86,22 +117,22 @@ pub(super) fn reap(gateway: Option<Pid>) {
 /// How many orphans of a gateway wait to be reaped.
 #[cfg(test)]
 pub(super) fn zombies() -> usize {
-    strays(&table(), own_pid(), own_session()).iter().filter(|stray| stray.zombie).count()
+    Realm::Alone.strays().iter().filter(|stray| stray.zombie).count()
 }
 
-/// The descendants of `own_pid` that came from a gateway: below a child that is in a foreign session.
-fn strays(table: &[Entry], own_pid: i32, own_session: i32) -> Vec<Entry> {
+/// The descendants of `roots` that came from a gateway: below a child of one that is in a foreign session, and that `fits`.
+fn strays(table: &[Entry], roots: &[i32], own_session: i32, fits: impl Fn(&Entry) -> bool) -> Vec<Entry> {
     let mut children: HashMap<i32, Vec<&Entry>> = HashMap::new();
     for entry in table {
         children.entry(entry.parent).or_default().push(entry);
     }
     let mut strays = Vec::new();
     let mut seen = HashSet::new();
-    let mut open: Vec<&Entry> =
-        children.get(&own_pid).into_iter().flatten().copied().filter(|child| child.session != own_session).collect();
+    let below = roots.iter().filter_map(|root| children.get(root)).flatten().copied();
+    let mut open: Vec<&Entry> = below.filter(|child| child.session != own_session && fits(child)).collect();
     // The table is read while it changes, so it may claim circles.
     while let Some(entry) = open.pop() {
-        if entry.pid != own_pid && seen.insert(entry.pid) {
+        if !roots.contains(&entry.pid) && seen.insert(entry.pid) {
             strays.push(*entry);
             open.extend(children.get(&entry.pid).into_iter().flatten().copied());
         }
@@ -154,7 +185,15 @@ fn table() -> Vec<Entry> {
     proc.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter_map(read_entry).collect()
 }
 
-fn read_entry(pid: i32) -> Option<Entry> {
+/// The user that a process runs as. Not the owner of its files in `/proc`, which are root's when it may not be looked into.
+pub(super) fn user(pid: i32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    line.split_ascii_whitespace().next()?.parse().ok()
+}
+
+/// The line of one process.
+pub(super) fn read_entry(pid: i32) -> Option<Entry> {
     parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
 }
 
@@ -184,7 +223,7 @@ mod tests {
     }
 
     fn stray_pids(table: &[Entry]) -> Vec<i32> {
-        let mut pids: Vec<i32> = strays(table, 10, 5).iter().map(|entry| entry.pid).collect();
+        let mut pids: Vec<i32> = strays(table, &[10], 5, |_| true).iter().map(|entry| entry.pid).collect();
         pids.sort_unstable();
         pids
     }
@@ -206,6 +245,33 @@ mod tests {
             entry(31, 30, 20),
         ];
         assert_eq!(stray_pids(&table), [20, 21, 22]);
+    }
+
+    #[test]
+    fn below_entrypoint_an_adopted_gateway_is_found_and_no_command_of_ours() {
+        let table = [
+            entry(1, 0, 5),
+            entry(10, 1, 5),
+            entry(11, 10, 5),
+            entry(12, 11, 12),
+            // An adopted gateway, what it started, and one of our own beside it.
+            entry(20, 1, 20),
+            entry(21, 20, 21),
+            entry(30, 10, 30),
+            // What somebody else started in the container.
+            entry(40, 1, 40),
+            entry(41, 40, 40),
+        ];
+        let mut pids: Vec<i32> =
+            strays(&table, &[10, 1], 5, |entry| entry.pid != 40).iter().map(|entry| entry.pid).collect();
+        pids.sort_unstable();
+        assert_eq!(pids, [20, 21, 30]);
+    }
+
+    #[test]
+    fn the_user_is_read() {
+        assert_eq!(user(own_pid()), Some(rustix::process::getuid().as_raw()));
+        assert_eq!(user(i32::MAX), None);
     }
 
     #[test]

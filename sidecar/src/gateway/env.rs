@@ -315,6 +315,7 @@ mod tests {
             environment,
             rpc_secret: Some(Secret::new("rpc-secret-for-tests")),
             limits: Limits::default(),
+            logs: super::super::LogSettings::default(),
         }
     }
 

@@ -3,7 +3,9 @@
 //! The gateway's exit codes say less than they seem to: 0 is a stop as well as a restart, and 78, officially a
 //! configuration error, also stands for a directory that cannot be written and for a second gateway.
 
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
+use std::process::ExitStatus;
 
 use super::state::{End, Why};
 
@@ -16,6 +18,17 @@ pub(super) enum Exit {
     Signal(i32),
     /// Nobody can tell: the status was lost.
     Unknown,
+}
+
+impl Exit {
+    /// What a wait says.
+    pub(super) fn of(status: ExitStatus) -> Self {
+        match (status.code(), status.signal()) {
+            (Some(code), _) => Self::Code(code),
+            (None, Some(signal)) => Self::Signal(signal),
+            (None, None) => Self::Unknown,
+        }
+    }
 }
 
 /// What the shell saw when it looked for the cause.

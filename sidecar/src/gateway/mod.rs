@@ -6,8 +6,9 @@
 //! | `backoff`, `exit`, `env` | pure: delays, what an exit means, the child's environment |
 //! | `owner`, `wait`, `tickets` | the task that owns the process and carries the decisions out; what it waits for; who waits for it |
 //! | `process`, `descendants` | starting it, and ending everything that it started |
+//! | `record`, `adopt`, `reaped` | taking over a process that an earlier sidecar started: what it noted, finding it, how it ended |
 //! | `probe`, `port`, `rpc`, `drain` | talking to it, and to no other |
-//! | `logs`, `lines` | its output |
+//! | `output`, `logs` | its output: bytes, and the lines that are kept of them |
 //!
 //! [`start`] spawns the owner task; everybody else has a [`GatewayHandle`]. A request through the handle is answered
 //! once it has been carried out or can no longer be; dropping the future withdraws the wait, not the request.
@@ -15,17 +16,20 @@
 //! The sidecar's own children must stay in the sidecar's session (the default): whatever is below the sidecar in
 //! another session came from the gateway and is killed with it. See `descendants`.
 
+mod adopt;
 mod backoff;
 mod descendants;
 mod drain;
 mod env;
 mod exit;
-mod lines;
 mod logs;
+mod output;
 mod owner;
 mod port;
 mod probe;
 mod process;
+mod reaped;
+mod record;
 mod rpc;
 mod state;
 #[cfg(test)]
@@ -33,6 +37,8 @@ mod tests;
 mod tickets;
 mod wait;
 
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,12 +50,22 @@ use winston_wire::{GatewayState, GatewayStatus, Timestamp};
 
 pub(crate) use self::backoff::Backoff;
 pub(crate) use self::env::inherited as inherited_environment;
-pub(crate) use self::logs::LogLine;
-use self::logs::Logs;
+pub(crate) use self::logs::{FileSettings, From as LogsFrom, Level, LogCounts, LogLine, LogReader, LogSettings, Piece};
+use self::logs::{Logs, Stream};
+use self::output::Output;
+pub(crate) use self::output::Pipe;
+use self::reaped::ReapedEnds;
+use self::record::Store;
 pub(crate) use self::rpc::{RpcError, call as rpc_call};
+
+/// Longest wait at the end for the last lines to be written to the log file.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Requests that may wait for the owner task to look at them.
 const INBOX: usize = 16;
+
+/// Longest wait for the owner task to let go of the process: it may be sweeping up.
+const RELEASE: Duration = Duration::from_secs(5);
 
 /// What the supervisor has to know.
 #[derive(Debug, Clone)]
@@ -72,6 +88,26 @@ pub(crate) struct GatewayConfig {
     pub(crate) rpc_secret: Option<Secret>,
     /// Times and counts.
     pub(crate) limits: Limits,
+    /// What becomes of its output.
+    pub(crate) logs: LogSettings,
+}
+
+/// What entrypoint holds for the gateway, so that it can outlive a sidecar.
+pub(crate) struct Inherited {
+    /// Pipes of its output.
+    pub(crate) stdout: Pipe,
+    /// The same for standard error.
+    pub(crate) stderr: Pipe,
+    /// Where entrypoint tells how the processes ended that it has reaped.
+    pub(crate) reaped: OwnedFd,
+    /// The file for [`record`].
+    pub(crate) record: OwnedFd,
+}
+
+/// The part of [`Inherited`] that tells of earlier sidecars.
+struct Heritage {
+    store: Store,
+    reaped: ReapedEnds,
 }
 
 /// A user and group by number.
@@ -186,6 +222,7 @@ enum Request {
     Stop,
     Restart,
     Shutdown,
+    Release,
 }
 
 type Answer = Result<GatewayStatus, GatewayError>;
@@ -214,20 +251,30 @@ pub(crate) struct GatewayHandle {
     longest_stop: Duration,
 }
 
-/// Spawns the owner task. The gateway starts as soon as there is an `openclaw.json`.
-pub(crate) fn start(config: GatewayConfig) -> GatewayHandle {
+/// Spawns the owner task. The gateway starts as soon as there is an `openclaw.json`; with what entrypoint hands on, one that an
+/// earlier sidecar started is taken over. The error is about descriptors: there are no more.
+pub(crate) fn start(config: GatewayConfig, inherited: Option<Inherited>) -> io::Result<GatewayHandle> {
     let (inbox, commands) = mpsc::channel(INBOX);
-    let logs = Logs::new(env::secrets(&config));
+    let logs = Logs::open(config.logs.clone(), env::secrets(&config));
+    let (stdout, stderr, heritage) = match inherited {
+        Some(Inherited { stdout, stderr, reaped, record }) => {
+            let heritage = Heritage { store: Store::new(record), reaped: ReapedEnds::new(reaped)? };
+            (stdout, stderr, Some(heritage))
+        }
+        None => (Pipe::own()?, Pipe::own()?, None),
+    };
+    let streams = [(stdout, logs.stream(Stream::Stdout)), (stderr, logs.stream(Stream::Stderr))];
+    let output = Output::start(streams)?;
     let shared = shared(GatewayState::WaitingForConfig, config.port, logs);
     let longest_stop = config.limits.longest_stop();
-    tokio::spawn(owner::run(config, Arc::clone(&shared), commands));
-    GatewayHandle { shared, inbox: Some(inbox), longest_stop }
+    tokio::spawn(owner::run(config, Arc::clone(&shared), commands, output, heritage));
+    Ok(GatewayHandle { shared, inbox: Some(inbox), longest_stop })
 }
 
 /// A handle without a gateway: its state is `Disabled`, every request is refused.
 pub(crate) fn disabled() -> GatewayHandle {
     GatewayHandle {
-        shared: shared(GatewayState::Disabled, 0, Logs::new(Vec::new())),
+        shared: shared(GatewayState::Disabled, 0, Logs::open(LogSettings::default(), Vec::new())),
         inbox: None,
         longest_stop: Duration::ZERO,
     }
@@ -241,6 +288,7 @@ fn shared(state: GatewayState, port: u16, logs: Logs) -> Arc<Shared> {
         pid: None,
         port,
         restarts: 0,
+        adopted: false,
         ready_after_ms: None,
         last_exit: None,
     };
@@ -248,9 +296,14 @@ fn shared(state: GatewayState, port: u16, logs: Logs) -> Arc<Shared> {
 }
 
 impl GatewayHandle {
-    /// The present state.
+    /// The present state. What it says in words has no secrets in it.
     pub(crate) fn status(&self) -> GatewayStatus {
-        self.shared.status.borrow().clone()
+        let mut status = self.shared.status.borrow().clone();
+        status.reason = self.redact(&status.reason);
+        if let Some(exit) = &mut status.last_exit {
+            exit.meaning = self.redact(&exit.meaning);
+        }
+        status
     }
 
     /// The present state and every later one; fast changes may be skipped.
@@ -279,9 +332,40 @@ impl GatewayHandle {
         self.shared.config_ready.notify_one();
     }
 
-    /// The last `limit` lines of the gateway's output, oldest first.
+    /// The last `limit` lines of the gateway's output that are in memory, oldest first. Never blocks.
+    #[allow(dead_code, reason = "for the verdicts and the old `logs tail`; the endpoint asks by level")]
     pub(crate) fn logs(&self, limit: usize) -> Vec<LogLine> {
         self.shared.logs.tail(limit)
+    }
+
+    /// The last `limit` lines of at least a level, oldest first, from the log files too. Blocks on the disk.
+    pub(crate) fn last_logs(&self, limit: usize, least: Level) -> Vec<LogLine> {
+        self.shared.logs.last(limit, least)
+    }
+
+    /// The same from memory; an error with what there is where the log files may have more.
+    pub(crate) fn last_logs_in_memory(&self, limit: usize, least: Level) -> Result<Vec<LogLine>, Vec<LogLine>> {
+        self.shared.logs.last_in_memory(limit, least)
+    }
+
+    /// Reads the gateway's output from a place on.
+    pub(crate) fn read_logs(&self, from: LogsFrom, least: Level) -> LogReader {
+        self.shared.logs.reader(from, least)
+    }
+
+    /// Number of the newest line.
+    pub(crate) fn logs_head(&self) -> u64 {
+        self.shared.logs.head()
+    }
+
+    /// What was kept and what was not.
+    pub(crate) fn logs_counts(&self) -> LogCounts {
+        self.shared.logs.counts()
+    }
+
+    /// Something that OpenClaw wrote, without secrets: for whoever shows it elsewhere than in the log.
+    pub(crate) fn redact(&self, text: &str) -> String {
+        self.shared.logs.redact(text)
     }
 
     /// Stops the gateway for good and ends the owner task. Returns within the limits of a stop, come what may.
@@ -295,6 +379,20 @@ impl GatewayHandle {
             Ok(Ok(_) | Err(GatewayError::Disabled | GatewayError::ShuttingDown)) => {}
             Ok(Err(error)) => tracing::warn!(%error, "gateway not shut down"),
             Err(_) => tracing::warn!("gateway not shut down in time"),
+        }
+        let logs = self.shared.logs.clone();
+        // Without it the last lines may be missing in the file, no more.
+        let _ = tokio::task::spawn_blocking(move || logs.drain(LAST_LINES)).await;
+    }
+
+    /// Leaves the gateway running for the next sidecar and ends the owner task. Only below entrypoint: alone it would be
+    /// nobody's.
+    pub(crate) async fn release(&self) {
+        match tokio::time::timeout(RELEASE, self.ask(Request::Release)).await {
+            Ok(Ok(_) | Err(GatewayError::Disabled | GatewayError::ShuttingDown)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "gateway not released"),
+            // What was noted last has to do.
+            Err(_) => tracing::warn!("gateway not released in time"),
         }
     }
 

@@ -12,16 +12,22 @@ use rustix::process::Signal;
 use tokio::signal::unix::{self, SignalKind};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
-use winston_wire::{GatewayExit, GatewayState, GatewayStatus, Timestamp};
+use winston_wire::{GatewayExit, Timestamp};
 
 use super::backoff::Jitter;
+use super::descendants::Realm;
 use super::drain::{self, DrainError};
 use super::exit::{self, Exit, Findings};
+use super::output::Output;
 use super::process::{self, Process};
-use super::state::{Action, Event, Moment, Phase, Probe, State, Why, step};
+use super::record::Known;
+use super::state::{Action, Event, Moment, Phase, Probe, State, step};
 use super::tickets::Tickets;
-use super::wait::{answer, child_ended, ended, probed, reached};
-use super::{AnswerSender, Command, GatewayConfig, Request, Shared, descendants, port, probe};
+use super::wait::{answer, child_ended, ended, probed, reached, told};
+use super::{AnswerSender, Command, GatewayConfig, Heritage, Request, Shared, descendants, port, probe};
+
+mod resume;
+mod show;
 
 /// Orphans are reaped together, this long after the first has ended.
 const REAP_PAUSE: Duration = Duration::from_millis(100);
@@ -29,16 +35,31 @@ const REAP_PAUSE: Duration = Duration::from_millis(100);
 /// Longest time for looking at the disk after exit 78, and for reading the last output.
 const LOOK_LIMIT: Duration = Duration::from_secs(2);
 
-/// Runs until shutdown, or until every handle is gone.
-pub(super) async fn run(config: GatewayConfig, shared: Arc<Shared>, inbox: mpsc::Receiver<Command>) {
-    descendants::adopt_orphans();
-    let children = unix::signal(SignalKind::child())
-        .inspect_err(|error| tracing::warn!(%error, "orphans are reaped only after each end"))
-        .ok();
+/// Longest wait for entrypoint to tell how a process ended; it tells at once or never.
+const STATUS_LIMIT: Duration = Duration::from_millis(500);
+
+/// How long ago times begin, so that an adopted process can have been ready before this sidecar started.
+const PAST: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Runs until shutdown or release, or until every handle is gone.
+pub(super) async fn run(
+    config: GatewayConfig,
+    shared: Arc<Shared>,
+    inbox: mpsc::Receiver<Command>,
+    output: Output,
+    heritage: Option<Heritage>,
+) {
+    let realm = resume::realm(&config, heritage.is_some());
+    let children = if realm == Realm::Alone { adopt_orphans() } else { None };
+    let now = Instant::now();
     let mut owner = Owner {
         state: State::initial(),
-        origin: Instant::now(),
+        origin: now.checked_sub(PAST).unwrap_or(now),
+        realm,
+        output,
+        heritage,
         process: None,
+        known: None,
         ended: None,
         last_exit: None,
         spawned_at: Instant::now(),
@@ -54,15 +75,19 @@ pub(super) async fn run(config: GatewayConfig, shared: Arc<Shared>, inbox: mpsc:
         config,
         shared,
     };
-    if process::has_config(&owner.config) {
-        owner.handle(Input::ConfigReady).await;
-    } else {
-        owner.set_state(State::initial());
-    }
+    owner.resume().await;
     while owner.state.phase != Phase::ShutDown {
         let input = owner.next().await;
         owner.handle(input).await;
     }
+}
+
+/// Without entrypoint the orphans of the gateway are ours to reap.
+fn adopt_orphans() -> Option<unix::Signal> {
+    descendants::adopt_orphans();
+    unix::signal(SignalKind::child())
+        .inspect_err(|error| tracing::warn!(%error, "orphans are reaped only after each end"))
+        .ok()
 }
 
 /// Something that the loop woke up for.
@@ -76,6 +101,7 @@ enum Input {
     Deadline,
     ChildEnded,
     Reap,
+    Told,
 }
 
 struct Owner {
@@ -88,9 +114,15 @@ struct Owner {
     state: State,
     /// Zero of the times in `state`.
     origin: Instant,
+    realm: Realm,
+    output: Output,
+    /// Below entrypoint only.
+    heritage: Option<Heritage>,
     process: Option<Process>,
-    /// A process that has ended, until it has been swept up after.
-    ended: Option<Process>,
+    /// How the next sidecar can recognise the process.
+    known: Option<Known>,
+    /// Id of a process that has ended, until it has been swept up after.
+    ended: Option<u32>,
     last_exit: Option<GatewayExit>,
     spawned_at: Instant,
     starts: u64,
@@ -116,6 +148,7 @@ impl Owner {
             () = reached(deadline) => Input::Deadline,
             () = reached(self.reap_at) => Input::Reap,
             () = child_ended(&mut self.children) => Input::ChildEnded,
+            () = told(self.heritage.as_mut().map(|heritage| &mut heritage.reaped)) => Input::Told,
         }
     }
 
@@ -127,7 +160,12 @@ impl Owner {
                 self.apply(Event::Shutdown).await;
             }
             Input::ConfigReady => self.apply(Event::ConfigReady).await,
-            Input::Exited(exit) => self.exited(exit).await,
+            Input::Exited(exit) => {
+                if let Some(process) = self.process.take() {
+                    let exit = self.status_of(&process, exit).await;
+                    self.exited(process.id(), exit).await;
+                }
+            }
             Input::Probed(kind, ok) => {
                 self.probe = None;
                 self.probed(kind, ok).await;
@@ -147,6 +185,7 @@ impl Owner {
                 self.reap_at = None;
                 descendants::reap(self.process.as_ref().map(|process| process.pid));
             }
+            Input::Told => {}
         }
         self.ask_next();
         self.tickets.settle(self.state.phase, &self.shared);
@@ -170,35 +209,45 @@ impl Owner {
             Request::Stop => Event::Stop,
             Request::Restart => Event::Restart,
             Request::Shutdown => Event::Shutdown,
+            Request::Release => Event::Release,
         })
         .await;
     }
 
     async fn probed(&mut self, kind: Probe, ok: bool) {
         match (kind, ok) {
-            (Probe::Startup, true) if port::held_by_another(self.config.port, &descendants::family()) => {
+            (Probe::Startup | Probe::First, true) if !self.answers_itself() => {
                 // The gateway will find out by itself and end; until then it is not the one that answers.
                 tracing::debug!(port = self.config.port, "another process answers on the gateway's port");
+                self.apply(Event::NotYet).await;
             }
-            (Probe::Startup, true) => {
-                let took = self.spawned_at.elapsed().as_millis();
-                let took = u64::try_from(took).unwrap_or(u64::MAX);
-                self.shared.status.send_modify(|status| status.ready_after_ms = Some(took));
+            (Probe::Startup | Probe::First, true) => {
+                self.note_ready();
                 self.apply(Event::Started).await;
             }
-            (Probe::Startup, false) => {}
+            (Probe::Startup | Probe::First, false) => self.apply(Event::NotYet).await,
             (Probe::Health | Probe::HealthAgain, true) => self.apply(Event::Alive).await,
             (Probe::Health | Probe::HealthAgain, false) => self.apply(Event::Silent).await,
         }
     }
 
-    async fn exited(&mut self, exit: Exit) {
-        let Some(process) = self.process.take() else {
-            return;
-        };
+    fn answers_itself(&self) -> bool {
+        !port::held_by_another(self.config.port, &descendants::family(self.realm))
+    }
+
+    /// Since when it is ready, for the next sidecar, and how long that took, for everybody.
+    fn note_ready(&mut self) {
+        let Some(known) = self.known.as_mut().filter(|known| known.ready.is_none()) else { return };
+        known.ready = Some(Timestamp::now());
+        let took = u64::try_from(self.spawned_at.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.shared.status.send_modify(|status| status.ready_after_ms = Some(took));
+    }
+
+    async fn exited(&mut self, pid: u32, exit: Exit) {
         self.drain = None;
+        self.known = None;
         let findings = match exit {
-            Exit::Code(exit::CONFIG) => investigate(self.config.clone(), process.id()).await,
+            Exit::Code(exit::CONFIG) => investigate(self.config.clone(), pid).await,
             _ => Findings::default(),
         };
         let stopping = match self.state.phase {
@@ -211,8 +260,8 @@ impl Owner {
             Exit::Signal(signal) => (None, Some(signal)),
             Exit::Unknown => (None, None),
         };
-        tracing::info!(pid = process.id(), code, signal, meaning = %self.trouble, "gateway ended");
-        self.ended = Some(process);
+        tracing::info!(pid, code, signal, meaning = %self.trouble, "gateway ended");
+        self.ended = Some(pid);
         // Published with the next change of state, so that nobody sees the one without the other.
         self.last_exit = Some(GatewayExit { at: Timestamp::now(), code, signal, meaning: self.trouble.clone() });
         self.apply(Event::Exited(exit::end(exit, &findings))).await;
@@ -221,10 +270,10 @@ impl Owner {
     /// Ends whatever the last process left behind, and reads its output to the end: nothing of it may reach into the
     /// life of the next one.
     async fn sweep(&mut self) {
-        descendants::sweep(self.config.limits.sweep).await;
-        if let Some(process) = self.ended.take() {
-            let note = format!("gateway ended (pid {}): {}", process.id(), self.trouble);
-            process.close(LOOK_LIMIT).await;
+        descendants::sweep(self.realm, self.config.limits.sweep).await;
+        if let Some(pid) = self.ended.take() {
+            let note = format!("gateway ended (pid {pid}): {}", self.trouble);
+            self.output.settle(LOOK_LIMIT).await;
             self.shared.logs.note(note);
         }
     }
@@ -257,11 +306,14 @@ impl Owner {
     }
 
     fn spawn(&mut self) -> Option<Event> {
-        match process::spawn(&self.config, &self.shared.logs) {
+        let stdio = self.output.stdio().map_err(|source| process::no_output(&self.config, source));
+        match stdio.and_then(|stdio| process::spawn(&self.config, stdio)) {
             Ok(process) => {
+                crate::failpoint::here("gateway-spawned");
                 let pid = process.id();
                 tracing::info!(pid, "gateway process started");
                 self.shared.logs.note(format!("gateway started (pid {pid})"));
+                self.known = resume::known(&process, &self.config);
                 self.process = Some(process);
                 self.spawned_at = Instant::now();
                 self.starts += 1;
@@ -275,54 +327,6 @@ impl Owner {
         }
     }
 
-    /// The only place that changes the state: logs the change and tells everybody.
-    fn set_state(&mut self, next: State) {
-        let (from, to) = (self.state.phase.public(), next.phase.public());
-        self.state = next;
-        let reason = self.reason();
-        if from != to {
-            tracing::info!(?from, ?to, reason, "gateway state");
-        }
-        let pid = self.process.as_ref().map(Process::id);
-        let restarts = self.starts.saturating_sub(1);
-        let last_exit = self.last_exit.clone();
-        self.shared.status.send_if_modified(|status| {
-            let next = GatewayStatus {
-                state: to,
-                since: if from == to { status.since } else { Timestamp::now() },
-                reason,
-                pid,
-                restarts,
-                port: status.port,
-                // Until it is known again: the time of the last process would look like this one's.
-                ready_after_ms: status.ready_after_ms.filter(|_| to != GatewayState::Starting),
-                last_exit,
-            };
-            let changed = *status != next;
-            *status = next;
-            changed
-        });
-    }
-
-    fn reason(&self) -> String {
-        match self.state.phase {
-            Phase::WaitingForConfig => "there is no openclaw.json yet".into(),
-            Phase::Stopped => "stopped on request".into(),
-            Phase::ShutDown => "the sidecar is shutting down".into(),
-            Phase::Starting { .. } | Phase::Ready { .. } => String::new(),
-            Phase::Unresponsive { .. } => "it does not answer /healthz".into(),
-            Phase::Stopping { why, .. } => match why {
-                Why::Requested => "on request".into(),
-                Why::NeverReady => "it did not become ready within the start budget".into(),
-                Why::Unresponsive => "it did not answer within the liveness budget".into(),
-            },
-            Phase::Backoff { .. } => self.trouble.clone(),
-            Phase::CrashLooping { .. } => {
-                format!("{} quick ends in a row; the last: {}", self.config.limits.quick_ends, self.trouble)
-            }
-        }
-    }
-
     /// Keeps the question of the present phase going.
     fn ask_next(&mut self) {
         let wanted = self.state.phase.probe();
@@ -332,6 +336,7 @@ impl Owner {
         let limits = &self.config.limits;
         self.probe = wanted.map(|kind| {
             let (pause, path) = match kind {
+                Probe::First => (Duration::ZERO, probe::STARTUP),
                 Probe::Startup => (limits.probe_starting, probe::STARTUP),
                 Probe::Health => (limits.probe_ready, probe::HEALTH),
                 Probe::HealthAgain => (limits.probe_unresponsive, probe::HEALTH),

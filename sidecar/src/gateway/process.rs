@@ -2,22 +2,19 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
+use std::process::Stdio;
 
 use rustix::fs::{Access, AtFlags, CWD, OFlags};
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, kill_process, pidfd_send_signal};
 use serde::Deserialize;
 use thiserror::Error;
+use tokio::io::unix::AsyncFd;
 use tokio::process::{Child, Command};
-use tokio::task::JoinHandle;
-use tokio::time::timeout;
 
 use super::exit::{Exit, Findings};
-use super::logs::{Logs, Stream};
 use super::{GatewayConfig, Identity, env};
 
 /// A lock file is a few hundred bytes; it lies where the agent can write.
@@ -42,15 +39,22 @@ pub(super) enum SpawnError {
     },
 }
 
-/// A started gateway and the readers of its output.
+/// A living gateway, or one whose end has not been looked at yet.
 pub(super) struct Process {
-    child: Child,
     pub(super) pid: Pid,
-    readers: Vec<JoinHandle<()>>,
+    hold: Hold,
 }
 
-/// Starts `<program> gateway run`.
-pub(super) fn spawn(config: &GatewayConfig, logs: &Logs) -> Result<Process, SpawnError> {
+/// What keeps the process from being taken for another one with its id.
+enum Hold {
+    /// We started it; its id is its own until we have waited for it.
+    Child(Child),
+    /// An earlier sidecar started it, and entrypoint waits for it. Readable once it has ended (pidfd_open(2)).
+    Adopted(AsyncFd<OwnedFd>),
+}
+
+/// Starts `<program> gateway run` with this output.
+pub(super) fn spawn(config: &GatewayConfig, [stdout, stderr]: [Stdio; 2]) -> Result<Process, SpawnError> {
     let mut command = Command::new(&config.program);
     command
         .args(["gateway", "run"])
@@ -58,14 +62,14 @@ pub(super) fn spawn(config: &GatewayConfig, logs: &Logs) -> Result<Process, Spaw
         .envs(env::complete(config))
         .current_dir(&config.home)
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+        .stdout(stdout)
+        .stderr(stderr);
     if let Some(Identity { uid, gid }) = config.identity {
         // The supplementary groups go with them: the standard library clears the list when we are root.
         command.uid(uid).gid(gid);
     }
     crate::sys::detach(&mut command, config.identity.is_some());
-    let mut child = command.spawn().map_err(|source| {
+    let child = command.spawn().map_err(|source| {
         if !config.home.is_dir() {
             SpawnError::NoHome(config.home.clone())
         } else if source.kind() == io::ErrorKind::NotFound {
@@ -77,26 +81,35 @@ pub(super) fn spawn(config: &GatewayConfig, logs: &Logs) -> Result<Process, Spaw
     let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw).ok_or_else(|| {
         SpawnError::Refused { program: config.program.clone(), source: io::Error::other("it has no process id") }
     })?;
-    let mut readers = Vec::new();
-    if let Some(pipe) = child.stdout.take() {
-        readers.push(tokio::spawn(logs.clone().read(pipe, Stream::Stdout)));
-    }
-    if let Some(pipe) = child.stderr.take() {
-        readers.push(tokio::spawn(logs.clone().read(pipe, Stream::Stderr)));
-    }
-    Ok(Process { child, pid, readers })
+    Ok(Process { pid, hold: Hold::Child(child) })
+}
+
+/// Why there is no process when there is no output for it.
+pub(super) fn no_output(config: &GatewayConfig, source: io::Error) -> SpawnError {
+    SpawnError::Refused { program: config.program.clone(), source }
 }
 
 impl Process {
+    /// A process that an earlier sidecar started.
+    pub(super) fn adopted(pid: Pid, pidfd: OwnedFd) -> io::Result<Self> {
+        Ok(Self { pid, hold: Hold::Adopted(crate::sys::readable(pidfd)?) })
+    }
+
+    /// Whether an earlier sidecar started it. Its exit status is entrypoint's to tell then.
+    pub(super) fn is_adopted(&self) -> bool {
+        matches!(self.hold, Hold::Adopted(_))
+    }
+
     /// Waits for its end. May be dropped and called again.
     pub(super) async fn ended(&mut self) -> Exit {
-        match self.child.wait().await {
-            Ok(status) => exit_of(status),
-            Err(error) => {
-                tracing::warn!(%error, pid = self.id(), "gateway's exit status lost");
-                Exit::Unknown
-            }
-        }
+        let status = match &mut self.hold {
+            Hold::Child(child) => child.wait().await.map(Exit::of),
+            Hold::Adopted(pidfd) => pidfd.readable().await.map(|_| Exit::Unknown),
+        };
+        status.unwrap_or_else(|error| {
+            tracing::warn!(%error, pid = self.id(), "gateway's exit status lost");
+            Exit::Unknown
+        })
     }
 
     /// The id as others print it.
@@ -104,31 +117,16 @@ impl Process {
         self.pid.as_raw_nonzero().get().unsigned_abs()
     }
 
-    /// Sends a signal. The process is our unreaped child, so its id cannot have been reused.
+    /// Sends a signal.
     pub(super) fn signal(&self, signal: Signal) {
-        if self.child.id().is_some()
-            && let Err(error) = rustix::process::kill_process(self.pid, signal)
-        {
+        let sent = match &self.hold {
+            Hold::Child(child) if child.id().is_none() => return,
+            Hold::Child(_) => kill_process(self.pid, signal),
+            Hold::Adopted(pidfd) => pidfd_send_signal(pidfd, signal),
+        };
+        if let Err(error) = sent {
             tracing::warn!(%error, pid = self.id(), ?signal, "gateway not signalled");
         }
-    }
-
-    /// Waits until its last output has been read. With every holder of the pipes gone that takes no time.
-    pub(super) async fn close(self, limit: Duration) {
-        for mut reader in self.readers {
-            if timeout(limit, &mut reader).await.is_err() {
-                tracing::warn!("gateway output is still open after its end; not read any further");
-                reader.abort();
-            }
-        }
-    }
-}
-
-fn exit_of(status: ExitStatus) -> Exit {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => Exit::Code(code),
-        (None, Some(signal)) => Exit::Signal(signal),
-        (None, None) => Exit::Unknown,
     }
 }
 

@@ -24,6 +24,8 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self, Message};
 use winston_wire::env::Secret;
 
+use super::logs::Redactor;
+
 /// Version of the gateway's protocol.
 const PROTOCOL: u32 = 4;
 
@@ -151,7 +153,9 @@ fn answer(frame: Frame, id: &str, method: &str) -> Option<Result<Value, RpcError
         Frame::Res { id: answered, ok, payload, error } if answered == id => Some(if ok {
             Ok(payload)
         } else {
-            Err(RpcError::Refused { method: method.to_owned(), code: error.code, message: error.message })
+            // Its words go to our log.
+            let message = Redactor::new([]).text(&error.message);
+            Err(RpcError::Refused { method: method.to_owned(), code: error.code, message })
         }),
         _ => None,
     }

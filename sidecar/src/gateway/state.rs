@@ -27,6 +27,17 @@
 //! itself); the first time it is, at once. Everything else waits. Only `/healthz` and `/startupz` count: `/readyz`
 //! is red for a broken chat channel, and a restart repairs none of those.
 //!
+//! A sidecar below entrypoint that follows another one begins with [`Event::Resumed`] instead: with what the one before it
+//! noted. A process that still lives is `Adopted` until its first answer, which leads to Ready, Starting or Unresponsive; its
+//! end is that of a ready or a starting one.
+//!
+//! ```text
+//!             /startupz 200                        not yet, was ready before
+//!    Ready ◄──────────────── Adopted ────────────────────────────────────────► Unresponsive
+//!                               │ not yet, never was
+//!                               └──────────────────► Starting
+//! ```
+//!
 //! Times are durations since an origin that the caller chooses.
 
 use std::time::Duration;
@@ -58,6 +69,7 @@ pub(super) struct State {
 pub(super) enum Phase {
     WaitingForConfig,
     Stopped,
+    Adopted { ready_since: Option<Duration>, budget_ends: Duration },
     Starting { budget_ends: Duration },
     Ready { since: Duration },
     Unresponsive { ready_since: Duration, budget_ends: Duration },
@@ -107,6 +119,10 @@ pub(super) enum Event {
     Stop,
     Restart,
     Shutdown,
+    /// Leave the process to the next sidecar.
+    Release,
+    /// What the sidecar before us noted; the first event, if there was one.
+    Resumed(Memory),
     /// A configuration appeared or changed.
     ConfigReady,
     /// The program could not be started.
@@ -115,6 +131,8 @@ pub(super) enum Event {
     Exited(End),
     /// `/startupz` answered 200.
     Started,
+    /// `/startupz` of an adopted process did not answer 200.
+    NotYet,
     /// `/healthz` answered 200.
     Alive,
     /// `/healthz` did not answer 200.
@@ -123,6 +141,28 @@ pub(super) enum Event {
     DrainRefused,
     /// The time of [`Phase::deadline`] may have come.
     Deadline,
+}
+
+/// What one sidecar leaves to the next, as far as decisions need it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Memory {
+    /// The process, if it still lives.
+    pub(super) running: Option<Running>,
+    /// Somebody had it stopped.
+    pub(super) stopped: bool,
+    /// Ends in a row.
+    pub(super) failures: u32,
+    /// Whether there is a configuration.
+    pub(super) configured: bool,
+}
+
+/// A process that was started by an earlier sidecar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Running {
+    /// Time since its start.
+    pub(super) age: Duration,
+    /// Time since it became ready, if it has been.
+    pub(super) ready_for: Option<Duration>,
 }
 
 /// How a process ended, as far as decisions need it.
@@ -156,6 +196,8 @@ pub(super) enum Action {
 /// Which question the gateway is to be asked repeatedly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Probe {
+    /// `/startupz`, at once: the first question to an adopted process.
+    First,
     /// `/startupz`, often.
     Startup,
     /// `/healthz`, now and then.
@@ -177,6 +219,7 @@ impl Phase {
         match self {
             Self::WaitingForConfig => GatewayState::WaitingForConfig,
             Self::Stopped | Self::ShutDown => GatewayState::Stopped,
+            Self::Adopted { .. } => GatewayState::Adopted,
             Self::Starting { .. } => GatewayState::Starting,
             Self::Ready { .. } => GatewayState::Ready,
             Self::Unresponsive { .. } => GatewayState::Unresponsive,
@@ -190,7 +233,9 @@ impl Phase {
     pub(super) fn deadline(self) -> Option<Duration> {
         match self {
             Self::WaitingForConfig | Self::Stopped | Self::Ready { .. } | Self::ShutDown => None,
-            Self::Starting { budget_ends } | Self::Unresponsive { budget_ends, .. } => Some(budget_ends),
+            Self::Starting { budget_ends }
+            | Self::Adopted { budget_ends, .. }
+            | Self::Unresponsive { budget_ends, .. } => Some(budget_ends),
             Self::Stopping { step_ends, .. } => Some(step_ends),
             Self::Backoff { until } => Some(until),
             Self::CrashLooping { retry_at } => Some(retry_at),
@@ -200,6 +245,7 @@ impl Phase {
     /// What to ask the gateway meanwhile.
     pub(super) fn probe(self) -> Option<Probe> {
         match self {
+            Self::Adopted { .. } => Some(Probe::First),
             Self::Starting { .. } => Some(Probe::Startup),
             Self::Ready { .. } => Some(Probe::Health),
             Self::Unresponsive { .. } => Some(Probe::HealthAgain),
@@ -212,5 +258,10 @@ impl State {
     /// Before anything is known.
     pub(super) fn initial() -> Self {
         Self { phase: Phase::WaitingForConfig, configured: false, failures: 0 }
+    }
+
+    /// Ends in a row so far.
+    pub(super) fn failures(&self) -> u32 {
+        self.failures
     }
 }

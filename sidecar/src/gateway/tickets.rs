@@ -16,7 +16,7 @@ impl Tickets {
     /// Takes a request in, or refuses it at once. A shutdown is never refused.
     pub(super) fn admit(&mut self, request: Request, answer: AnswerSender) -> bool {
         self.waiting.retain(|(_, answer)| !answer.is_closed());
-        if self.waiting.len() >= MOST && request != Request::Shutdown {
+        if self.waiting.len() >= MOST && !matches!(request, Request::Shutdown | Request::Release) {
             // Gone already: then nobody waits for the refusal.
             let _ = answer.send(Err(GatewayError::Busy));
             return false;
@@ -58,9 +58,9 @@ enum Outcome {
 fn outcome(request: Request, phase: Phase) -> Outcome {
     let wants_start = matches!(request, Request::Start | Request::Restart);
     match (phase, request) {
-        (Phase::ShutDown, Request::Stop | Request::Shutdown) => Outcome::Done,
+        (Phase::ShutDown, Request::Stop | Request::Shutdown | Request::Release) => Outcome::Done,
         (Phase::ShutDown, _) => Outcome::Refused(GatewayError::ShuttingDown),
-        (_, Request::Shutdown) => Outcome::Open,
+        (_, Request::Shutdown | Request::Release) => Outcome::Open,
         (Phase::Stopped, Request::Stop) => Outcome::Done,
         (Phase::Stopping { then, .. }, _) => match then {
             Then::Start if wants_start => Outcome::Open,
@@ -72,6 +72,8 @@ fn outcome(request: Request, phase: Phase) -> Outcome {
         (Phase::Stopped, _) | (_, Request::Stop) => Outcome::Refused(GatewayError::Overtaken),
         (Phase::WaitingForConfig, _) => Outcome::Refused(GatewayError::NoConfig),
         (Phase::Backoff { .. } | Phase::CrashLooping { .. }, _) => Outcome::NotStarted,
-        (Phase::Starting { .. } | Phase::Ready { .. } | Phase::Unresponsive { .. }, _) => Outcome::Done,
+        (Phase::Adopted { .. } | Phase::Starting { .. } | Phase::Ready { .. } | Phase::Unresponsive { .. }, _) => {
+            Outcome::Done
+        }
     }
 }

@@ -6,6 +6,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::exit::Exit;
 use super::process::Process;
+use super::reaped::ReapedEnds;
 use super::state::Probe;
 
 pub(super) async fn ended(process: &mut Option<Process>) -> Exit {
@@ -25,6 +26,13 @@ pub(super) async fn answer<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
 pub(super) async fn probed(probe: &mut Option<(Probe, BoxFuture<'static, bool>)>) -> (Probe, bool) {
     match probe {
         Some((kind, answer)) => (*kind, answer.await),
+        None => std::future::pending().await,
+    }
+}
+
+pub(super) async fn told(reaped: Option<&mut ReapedEnds>) {
+    match reaped {
+        Some(ends) => ends.read().await,
         None => std::future::pending().await,
     }
 }

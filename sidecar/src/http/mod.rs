@@ -31,6 +31,7 @@ use crate::edits::Edits;
 use crate::front::FrontShared;
 use crate::gateway::GatewayHandle;
 use crate::sync::{Engine, SyncStatus};
+use crate::upgrade::Upgrade;
 use crate::watch::WatchStatus;
 
 pub(crate) use auth::TokenDigest;
@@ -48,6 +49,7 @@ pub(crate) struct App {
     pub(crate) edits: Arc<Edits>,
     pub(crate) watch: Arc<WatchStatus>,
     pub(crate) gateway: GatewayHandle,
+    pub(crate) upgrade: Arc<Upgrade>,
     pub(crate) sync: Arc<SyncStatus>,
     /// `None` without control.
     pub(crate) engine: Option<Arc<Engine>>,

@@ -16,8 +16,10 @@
 //! | `GET /search?q=` | [`routes::search`] |
 //! | `GET /changes` | [`routes::changes`] |
 //! | `/winston/*` (`/winston/health` without a token) | [`routes::winston`] |
-//! | `GET /gateway`, `GET /gateway/logs?limit=` | [`routes::gateway`] |
+//! | `GET /gateway` | [`routes::gateway`] |
+//! | `GET /gateway/logs?limit=&since=&level=&follow` | [`routes::gateway_logs`] |
 //! | `POST /watch/accept` | [`routes::watch`] |
+//! | `POST /upgrade` | [`routes::upgrade`] |
 //! | `POST /gateway/start`, `/gateway/stop`, `/gateway/restart` | [`routes::gateway`] |
 
 use http::{Method, Request, Response};
@@ -100,13 +102,19 @@ pub(super) async fn route(app: &App, request: Request<Incoming>) -> Result<Respo
         }
         "/gateway/logs" => {
             get(&request, "GET, HEAD")?;
-            Ok(routes::gateway::logs(app, &Query::parse(request.uri().query())?))
+            routes::gateway_logs::logs(app, &request).await
         }
         "/watch/accept" => {
             if request.method() != Method::POST {
                 return Err(ApiError::method("POST"));
             }
             routes::watch::accept(app)
+        }
+        "/upgrade" => {
+            if request.method() != Method::POST {
+                return Err(ApiError::method("POST"));
+            }
+            routes::upgrade::upgrade(app).await
         }
         "/gateway/start" => order(app, &request, Order::Start).await,
         "/gateway/stop" => order(app, &request, Order::Stop).await,

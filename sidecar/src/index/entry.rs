@@ -61,6 +61,15 @@ pub(crate) enum Update {
     Gone { path: crate::fs::TenantPath },
 }
 
+impl Update {
+    /// Of what.
+    pub(crate) fn path(&self) -> &crate::fs::TenantPath {
+        match self {
+            Self::Seen { path, .. } | Self::Gone { path } => path,
+        }
+    }
+}
+
 /// Bits of an entry's flags, in memory and on disk.
 pub(super) mod flag {
     pub(in crate::index) const SOURCE: u8 = 0b0000_0011;

@@ -3,26 +3,31 @@
 //! ```text
 //! header   magic (16 bytes), epoch (16), journal position that it contains (8)
 //! entry    bytes that its path shares with the one before (2), length of the rest (2), the rest, [`Record::encode`]
-//! end      0xffff, 0xffff, number of entries (8), number of devices (1), devices (8 each), CRC-32 of everything before (4)
+//! end      0xffff, 0xffff, number of entries (8), their manifest digest (32), number of devices (1), devices (8 each), CRC-32 of everything before (4)
 //! ```
 //!
 //! Numbers are little-endian. The file is written and read as a stream; a damaged, foreign or missing one counts as empty, because all of it can
 //! be found out again by reading the tenant's files.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{Mode, OFlags};
 use uuid::Uuid;
+use winston_wire::ManifestDigest;
 
 use super::entry::Record;
 use super::table::Table;
+use crate::fs::TenantPath;
 
 pub(super) const NAME: &str = "index";
 
 /// The last two digits are the format's version.
-const MAGIC: &[u8; 16] = b"winston index 02";
+const MAGIC: &[u8; 16] = b"winston index 03";
+
+/// Bytes that are read at a time.
+const READ_BYTES: usize = 64 * 1024;
 
 /// Where an entry would have its lengths.
 const END: [u8; 4] = [0xff; 4];
@@ -36,6 +41,7 @@ pub(super) struct Encoder {
     crc: crc32fast::Hasher,
     path: String,
     entries: u64,
+    digest: ManifestDigest,
     buffer: Vec<u8>,
 }
 
@@ -46,7 +52,8 @@ impl Encoder {
         buffer.extend_from_slice(MAGIC);
         buffer.extend_from_slice(epoch.as_bytes());
         buffer.extend_from_slice(&seq.to_le_bytes());
-        Self { crc: crc32fast::Hasher::new(), path: String::new(), entries: 0, buffer }
+        let (crc, path, digest) = (crc32fast::Hasher::new(), String::new(), ManifestDigest::default());
+        Self { crc, path, entries: 0, digest, buffer }
     }
 
     /// Adds an entry; they come in the order of their paths.
@@ -65,6 +72,7 @@ impl Encoder {
         self.path.truncate(shared);
         self.path.push_str(rest);
         self.entries += 1;
+        self.digest.add(super::member(path, record.version.hash));
     }
 
     /// The path that came last.
@@ -89,6 +97,7 @@ impl Encoder {
     pub(super) fn finish(mut self, devices: &[u64], file: &mut File) -> io::Result<()> {
         self.buffer.extend_from_slice(&END);
         self.buffer.extend_from_slice(&self.entries.to_le_bytes());
+        self.buffer.extend_from_slice(&self.digest.to_bytes());
         self.buffer.push(u8::try_from(devices.len()).map_err(|_| damaged("devices"))?);
         for device in devices {
             self.buffer.extend_from_slice(&device.to_le_bytes());
@@ -98,38 +107,91 @@ impl Encoder {
     }
 }
 
-/// Reads and sums up.
+/// Reads and sums up. The sum is taken over what was handed out, many small pieces at once.
 struct Reader<R> {
     inner: R,
+    buffer: Vec<u8>,
+    /// What is in the buffer and was not handed out yet.
+    start: usize,
+    end: usize,
+    /// What was handed out before and is in the sum.
+    summed: usize,
     crc: crc32fast::Hasher,
 }
 
 impl<R: Read> Reader<R> {
-    fn fill(&mut self, bytes: &mut [u8]) -> io::Result<()> {
-        self.inner.read_exact(bytes)?;
-        self.crc.update(bytes);
+    fn new(inner: R) -> Self {
+        let crc = crc32fast::Hasher::new();
+        Self { inner, buffer: vec![0; READ_BYTES], start: 0, end: 0, summed: 0, crc }
+    }
+
+    fn sum(&mut self) {
+        self.crc.update(&self.buffer[self.summed..self.start]);
+        self.summed = self.start;
+    }
+
+    /// The next `count` bytes.
+    fn take(&mut self, count: usize) -> io::Result<&[u8]> {
+        if self.end - self.start < count {
+            self.fill(count)?;
+        }
+        let taken = self.start..self.start + count;
+        self.start = taken.end;
+        Ok(&self.buffer[taken])
+    }
+
+    fn fill(&mut self, count: usize) -> io::Result<()> {
+        self.sum();
+        self.buffer.copy_within(self.start..self.end, 0);
+        (self.start, self.end, self.summed) = (0, self.end - self.start, 0);
+        if self.buffer.len() < count {
+            self.buffer.resize(count, 0);
+        }
+        while self.end < count {
+            match self.inner.read(&mut self.buffer[self.end..]) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(read) => self.end += read,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
         Ok(())
     }
 
     fn array<const N: usize>(&mut self) -> io::Result<[u8; N]> {
-        let mut bytes = [0; N];
-        self.fill(&mut bytes)?;
-        Ok(bytes)
+        self.take(N)?.first_chunk().copied().ok_or_else(|| ErrorKind::UnexpectedEof.into())
+    }
+
+    /// Whether the sum of everything comes next, and then nothing.
+    fn ends_well(&mut self) -> io::Result<bool> {
+        self.sum();
+        let crc = std::mem::take(&mut self.crc).finalize();
+        Ok(self.array()? == crc.to_le_bytes() && self.start == self.end && self.inner.read(&mut [0])? == 0)
     }
 }
 
-/// Reads the index of this journal: the entries and the journal position that they contain. `None` when there is none.
-pub(super) fn read(dir: &OwnedFd, epoch: Uuid) -> io::Result<Option<(Table, u64)>> {
+/// An index that was read.
+#[derive(Default)]
+pub(super) struct Loaded {
+    pub(super) table: Table,
+    /// Of the entries.
+    pub(super) digest: ManifestDigest,
+    /// The journal position that the entries contain.
+    pub(super) seq: u64,
+}
+
+/// Reads the index of this journal. `None` when there is none.
+pub(super) fn read(dir: &OwnedFd, epoch: Uuid) -> io::Result<Option<Loaded>> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     match rustix::fs::openat(dir, NAME, flags, Mode::empty()) {
-        Ok(fd) => decode(BufReader::with_capacity(64 * 1024, File::from(fd)), epoch),
+        Ok(fd) => decode(File::from(fd), epoch),
         Err(rustix::io::Errno::NOENT) => Ok(None),
         Err(errno) => Err(errno.into()),
     }
 }
 
-fn decode(inner: impl Read, epoch: Uuid) -> io::Result<Option<(Table, u64)>> {
-    let mut reader = Reader { inner, crc: crc32fast::Hasher::new() };
+fn decode(inner: impl Read, epoch: Uuid) -> io::Result<Option<Loaded>> {
+    let mut reader = Reader::new(inner);
     if reader.array()? != *MAGIC || reader.array()? != *epoch.as_bytes() {
         // Of another version, or of another journal.
         return Ok(None);
@@ -137,7 +199,6 @@ fn decode(inner: impl Read, epoch: Uuid) -> io::Result<Option<(Table, u64)>> {
     let seq = u64::from_le_bytes(reader.array()?);
     let mut table = Table::default();
     let mut path = String::new();
-    let mut rest = Vec::new();
     let mut devices_used = 0;
     loop {
         let lengths: [u8; 4] = reader.array()?;
@@ -149,30 +210,28 @@ fn decode(inner: impl Read, epoch: Uuid) -> io::Result<Option<(Table, u64)>> {
         if !path.is_char_boundary(shared) {
             return Err(damaged("a path"));
         }
-        rest.resize(length + Record::BYTES, 0);
-        reader.fill(&mut rest)?;
-        let (text, record) = rest.split_at(length);
+        let (text, record) = reader.take(length + Record::BYTES)?.split_at(length);
         path.truncate(shared);
         path.push_str(std::str::from_utf8(text).map_err(|_| damaged("a path"))?);
         let record = record.first_chunk().and_then(Record::decode).ok_or_else(|| damaged("an entry"))?;
         devices_used = devices_used.max(if record.ino == 0 { 0 } else { usize::from(record.dev) + 1 });
-        let is_path = crate::fs::TenantPath::parse(&path).is_ok_and(|parsed| parsed.as_str() == path);
-        if !is_path || path.is_empty() || !table.push(&path, &record) {
+        if path.is_empty() || !TenantPath::is_path(&path) || !table.push(&path, &record) {
             return Err(damaged("the order of paths"));
         }
     }
     let entries = u64::from_le_bytes(reader.array()?);
+    let digest = ManifestDigest::from_bytes(reader.array()?);
     let [devices] = reader.array()?;
     let devices: Vec<u64> = (0..devices).map(|_| reader.array().map(u64::from_le_bytes)).collect::<io::Result<_>>()?;
-    let crc = std::mem::take(&mut reader.crc).finalize();
-    if reader.array()? != crc.to_le_bytes() || reader.inner.read(&mut [0])? != 0 {
+    if !reader.ends_well()? {
         return Err(damaged("its checksum"));
     }
     if entries != table.len() as u64 || devices_used > devices.len() {
         return Err(damaged("its end"));
     }
+    table.pushed();
     table.set_devices(devices);
-    Ok(Some((table, seq)))
+    Ok(Some(Loaded { table, digest, seq }))
 }
 
 #[cfg(test)]
@@ -206,12 +265,35 @@ mod tests {
     #[test]
     fn what_was_written_is_read() {
         let epoch = Uuid::from_u128(1);
-        let (table, seq) = decode(Cursor::new(written(PATHS, epoch)), epoch).unwrap().unwrap();
+        let Loaded { table, digest, seq } = decode(Cursor::new(written(PATHS, epoch)), epoch).unwrap().unwrap();
         assert_eq!((table.len(), seq, table.devices()), (PATHS.len(), 7, &[2049][..]));
         let record = table.get("workspace/ê/a").unwrap();
         assert_eq!((record.ino, record.size, record.mtime_ns, record.settled), (4, 3, -5, true));
         assert_eq!(record.version.source, Source::System);
+        let mut expected = ManifestDigest::default();
+        for path in PATHS {
+            expected.add(crate::index::member(path, table.get(path).unwrap().version.hash));
+        }
+        assert_eq!(digest, expected);
         assert!(decode(Cursor::new(written(PATHS, epoch)), Uuid::from_u128(2)).unwrap().is_none());
+    }
+
+    /// However the bytes come, and however long a path is.
+    #[test]
+    fn the_pieces_in_which_it_is_read_do_not_matter() {
+        struct Bytewise<R>(R);
+        impl<R: Read> Read for Bytewise<R> {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                self.0.read(&mut buffer[..1])
+            }
+        }
+        let epoch = Uuid::from_u128(1);
+        let long: Vec<_> = (100..400).map(|number| format!("{}{number}", "directory/".repeat(300))).collect();
+        let paths: Vec<_> = long.iter().map(String::as_str).collect();
+        let bytes = written(&paths, epoch);
+        for loaded in [decode(Cursor::new(&bytes), epoch), decode(Bytewise(Cursor::new(&bytes)), epoch)] {
+            assert_eq!(loaded.unwrap().unwrap().table.len(), paths.len());
+        }
     }
 
     /// Whatever byte is wrong or missing, nothing of the file is believed.

@@ -85,6 +85,12 @@ impl Leaf {
         Err(low)
     }
 
+    /// Whether the entry's directory, with its slash, begins with `prefix`, which is empty or ends with one.
+    pub(super) fn is_below(&self, at: usize, prefix: &[u8]) -> bool {
+        // Comparing with nothing is not free: the processor looks at an address that is none.
+        prefix.is_empty() || self.dir(&self.slots[at]).starts_with(prefix)
+    }
+
     /// Writes the entry's path to `path`.
     pub(super) fn path(&self, at: usize, path: &mut String) {
         let slot = &self.slots[at];
@@ -162,6 +168,18 @@ impl Leaf {
         if self.waste > 1024.max(self.text.len() / 3) || self.slots.len() * 2 < self.slots.capacity() {
             *self = self.rebuilt(0..self.len());
         }
+    }
+
+    /// An empty leaf with room for a full one; `like` is one with paths of about the same lengths.
+    pub(super) fn with_room(like: Option<&Self>) -> Self {
+        let text = like.map_or(0, |leaf| leaf.text.len() + leaf.text.len() / 8);
+        Self { slots: Vec::with_capacity(FULL), text: Vec::with_capacity(text), waste: 0 }
+    }
+
+    /// Gives back room that is not needed.
+    pub(super) fn shrink(&mut self) {
+        self.slots.shrink_to_fit();
+        self.text.shrink_to_fit();
     }
 
     /// A copy of some entries without waste.

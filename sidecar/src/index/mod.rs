@@ -22,8 +22,8 @@ use winston_wire::{Action, Change, ContentHash, ManifestDigest, ManifestFile, Ma
 
 pub(crate) use entry::{Record, Update, Version};
 
-use crate::fs::{DirEntry, Stat, TenantPath, replace_file_by};
-use file::Encoder;
+use crate::fs::{Stat, TenantPath, replace_file_by};
+use file::{Encoder, Loaded};
 use progress::Progress;
 use table::Table;
 
@@ -112,21 +112,14 @@ impl State {
 impl Index {
     /// Loads the index that belongs to this journal. A missing, foreign or damaged one counts as empty: then files are hashed again.
     pub(crate) fn load(dir: &OwnedFd, epoch: Uuid) -> Self {
-        let (table, seq) = match file::read(dir, epoch) {
+        let Loaded { table, digest, seq } = match file::read(dir, epoch) {
             Ok(loaded) => loaded.unwrap_or_default(),
             Err(error) => {
                 tracing::warn!(%error, "the index could not be read; files are compared by content");
-                (Table::default(), 0)
+                Loaded::default()
             }
         };
-        let mut state = State { table, ..State::default() };
-        let State { table, digest, .. } = &mut state;
-        table.visit(None, |path, entry| {
-            if let Some(record) = entry.record() {
-                digest.add(member(path, record.version.hash));
-            }
-            ControlFlow::Continue(())
-        });
+        let state = State { table, digest, ..State::default() };
         Self {
             files: AtomicUsize::new(state.table.len()),
             state: Mutex::new(state),
@@ -267,19 +260,22 @@ impl Index {
 
     /// Begins a listing of a directory and everything below it (`""` for all). One listing at a time.
     pub(crate) fn begin_listing(&self, directory: &str) {
-        lock(&self.state).table.visit_below(directory, |_, mut entry| entry.set_absent());
+        lock(&self.state).table.each_below(directory, |mut entry| entry.set_absent());
     }
 
     /// A listing has found these files in `directory`; best in the order of their names. Returns those that are not certainly the recorded ones,
     /// with their sizes in bytes.
-    pub(crate) fn list(&self, directory: &TenantPath, files: &[DirEntry]) -> Vec<(TenantPath, u64)> {
+    pub(crate) fn list<'a>(
+        &self,
+        directory: &TenantPath,
+        files: impl Iterator<Item = (&'a str, &'a Stat)>,
+    ) -> Vec<(TenantPath, u64)> {
         let mut differing = Vec::new();
         let mut path = String::with_capacity(directory.as_str().len() + 64);
         let mut state = lock(&self.state);
         let mut place = None;
         let mut device = None;
-        for file in files {
-            let Ok(name) = std::str::from_utf8(&file.name) else { continue };
+        for (name, stat) in files {
             path.clear();
             path.push_str(directory.as_str());
             if !path.is_empty() {
@@ -288,12 +284,12 @@ impl Index {
             path.push_str(name);
             let found = state.table.find_after(place, &path);
             place = found.or(place);
-            if device.is_none_or(|(dev, _)| dev != file.stat.dev) {
-                device = Some((file.stat.dev, state.table.device(file.stat.dev)));
+            if device.is_none_or(|(dev, _)| dev != stat.dev) {
+                device = Some((stat.dev, state.table.device(stat.dev)));
             }
             let number = device.and_then(|(_, number)| number);
-            if !found.is_some_and(|at| state.table.confirm(at, number, &file.stat)) {
-                differing.extend(directory.child(name).map(|path| (path, file.stat.size)));
+            if !found.is_some_and(|at| state.table.confirm(at, number, stat)) {
+                differing.extend(directory.child(name).map(|path| (path, stat.size)));
             }
         }
         differing
@@ -302,13 +298,13 @@ impl Index {
     /// Ends a listing: files that it did not show and nobody has seen since it began, among those that `wanted` is true for.
     pub(crate) fn end_listing(&self, directory: &str, mut wanted: impl FnMut(&TenantPath) -> bool) -> Vec<TenantPath> {
         let mut absent = Vec::new();
-        lock(&self.state).table.visit_below(directory, |path, entry| {
-            if !entry.is_present()
-                && let Ok(path) = TenantPath::parse(path)
-                && wanted(&path)
-            {
-                absent.push(path);
+        let mut text = String::new();
+        lock(&self.state).table.each_below(directory, |entry| {
+            if entry.is_present() {
+                return;
             }
+            entry.path(&mut text);
+            absent.extend(TenantPath::parse(&text).ok().filter(|path| wanted(path)));
         });
         absent
     }
@@ -316,18 +312,12 @@ impl Index {
     /// Files below a directory.
     pub(crate) fn below(&self, directory: &str) -> Vec<TenantPath> {
         let mut paths = Vec::new();
-        lock(&self.state).table.visit_below(directory, |path, _| paths.extend(TenantPath::parse(path)));
-        paths
-    }
-
-    /// Whether any path fulfils a condition.
-    pub(crate) fn any(&self, mut condition: impl FnMut(&TenantPath) -> bool) -> bool {
-        let mut found = false;
-        lock(&self.state).table.visit(None, |path, _| {
-            found = TenantPath::parse(path).is_ok_and(|path| condition(&path));
-            if found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        let mut text = String::new();
+        lock(&self.state).table.each_below(directory, |entry| {
+            entry.path(&mut text);
+            paths.extend(TenantPath::parse(&text));
         });
-        found
+        paths
     }
 
     /// Writes the index so that it contains at least everything that it contained when this was called.

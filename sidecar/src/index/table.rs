@@ -120,17 +120,27 @@ impl Table {
         self.leaves[at.leaf].insert(at.slot, path, record);
     }
 
-    /// Adds a path behind all others; `false` when it does not belong there.
+    /// Adds a path behind all others; `false` when it does not belong there. [`Table::pushed`] ends a series of these.
     pub(super) fn push(&mut self, path: &str, record: &Record) -> bool {
-        let at = match self.leaves.last() {
-            None => At { leaf: 0, slot: 0 },
-            Some(last) if last.compare(last.len() - 1, path.as_bytes()).is_lt() => {
-                At { leaf: self.leaves.len() - 1, slot: last.len() }
-            }
-            Some(_) => return false,
-        };
-        self.insert_at(at, path, record);
+        if self.leaves.last().is_some_and(|last| last.compare(last.len() - 1, path.as_bytes()).is_ge()) {
+            return false;
+        }
+        if self.leaves.last().is_none_or(|last| last.len() >= FULL) {
+            self.pushed();
+            self.leaves.push(Leaf::with_room(self.leaves.last()));
+        }
+        if let Some(last) = self.leaves.last_mut() {
+            last.insert(last.len(), path, record);
+            self.len += 1;
+        }
         true
+    }
+
+    /// Gives back the room that was kept for more paths.
+    pub(super) fn pushed(&mut self) {
+        if let Some(last) = self.leaves.last_mut() {
+            last.shrink();
+        }
     }
 
     pub(super) fn remove(&mut self, path: &str) -> Option<Record> {
@@ -176,23 +186,21 @@ impl Table {
         }
     }
 
-    /// Visits everything below a directory (`""` for all).
-    pub(super) fn visit_below(&mut self, directory: &str, mut visitor: impl FnMut(&str, Entry<'_>)) {
-        if directory.is_empty() {
-            return self.visit(None, |path, entry| {
-                visitor(path, entry);
-                ControlFlow::Continue(())
-            });
-        }
-        let prefix = format!("{directory}/");
-        // No path ends with a slash, so this one is behind the prefix and before everything that starts with it.
-        self.visit(Some(&prefix), |path, entry| {
-            if !path.starts_with(&prefix) {
-                return ControlFlow::Break(());
+    /// Visits everything below a directory (`""` for all), in order.
+    pub(super) fn each_below(&mut self, directory: &str, mut visitor: impl FnMut(Entry<'_>)) {
+        let prefix = if directory.is_empty() { String::new() } else { format!("{directory}/") };
+        // No path ends with a slash, so this one is before everything that starts with it.
+        let (Ok(start) | Err(start)) = self.find(&prefix);
+        let mut first = start.slot;
+        for leaf in self.leaves.iter_mut().skip(start.leaf) {
+            for at in first..leaf.len() {
+                if !leaf.is_below(at, prefix.as_bytes()) {
+                    return;
+                }
+                visitor(Entry { leaf, at });
             }
-            visitor(path, entry);
-            ControlFlow::Continue(())
-        });
+            first = 0;
+        }
     }
 }
 
@@ -205,6 +213,11 @@ pub(super) struct Entry<'a> {
 impl Entry<'_> {
     pub(super) fn record(&self) -> Option<Record> {
         self.leaf.record(self.at)
+    }
+
+    /// Writes the path to `path`.
+    pub(super) fn path(&self, path: &mut String) {
+        self.leaf.path(self.at, path);
     }
 
     pub(super) fn is_present(&self) -> bool {
@@ -270,8 +283,14 @@ mod tests {
             prop_assert_eq!(all(&mut table, None), expected.clone());
             let behind: Vec<_> = expected.iter().filter(|(path, _)| *path > probe).cloned().collect();
             prop_assert_eq!(all(&mut table, Some(&probe)), behind);
-            let mut below = Vec::new();
-            table.visit_below(&probe, |path, _| below.push(path.to_owned()));
+            let (mut below, mut path) = (Vec::new(), String::new());
+            table.each_below(&probe, |entry| {
+                entry.path(&mut path);
+                below.push(path.clone());
+            });
+            let mut count = 0;
+            table.each_below("", |_| count += 1);
+            prop_assert_eq!(count, model.len());
             let prefix = format!("{probe}/");
             let wanted: Vec<_> = model.keys().filter(|path| path.starts_with(&prefix)).cloned().collect();
             prop_assert_eq!(below, wanted);

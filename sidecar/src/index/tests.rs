@@ -111,9 +111,8 @@ fn a_listing_tells_what_differs_and_what_is_absent() {
     let (_dir, _internal, index) = empty();
     index.apply(None, vec![seen("d/a", 1), seen("d/b", 2), seen("d/gone", 3), seen("e", 4), seen("d-", 5)]);
     index.begin_listing("d");
-    let entry = |name: &str, ino| DirEntry { name: name.into(), stat: stat(ino) };
-    let files = [entry("a", 1), entry("b", 9), entry("new", 8)];
-    assert_eq!(index.list(&path("d"), &files), [(path("d/b"), 1), (path("d/new"), 1)]);
+    let files = [("a", &stat(1)), ("b", &stat(9)), ("new", &stat(8))];
+    assert_eq!(index.list(&path("d"), files.into_iter()), [(path("d/b"), 1), (path("d/new"), 1)]);
     // Somebody writes meanwhile what the listing has passed already.
     index.apply(None, vec![seen("d/late", 6)]);
     assert_eq!(index.end_listing("d", |_| true), [path("d/gone")]);

@@ -74,12 +74,12 @@ fn rewrite(
 ) -> Result<Dropped, JournalError> {
     let mut dropped = Dropped::default();
     let mut line = Vec::new();
-    while let Some((kind, length)) = lines::next(reader, &mut line)? {
+    while let Some((kind, length)) = lines::next_outline(reader, &mut line)? {
         dropped.before += length;
         let ends = !matches!(kind, Line::Open);
         if let Line::Good(mut record) = kind {
             let object = record.object().filter(|hash| is_free(*hash));
-            if record.inline.is_some() || object.is_some() {
+            if record.is_inline || object.is_some() {
                 record.change.content_omitted = true;
                 line.clear();
                 record::encode(&record.change, &Content::None, &mut line).map_err(std::io::Error::from)?;

@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead};
 
+use super::record::Outline;
 use super::{Record, record};
 
 /// Longest line that is kept: several times what the largest inline content can become in JSON. More without a newline is damage.
@@ -9,9 +10,9 @@ const MAX_LINE_BYTES: usize = 1024 * 1024;
 
 /// What stands between two newlines.
 #[derive(Debug)]
-pub(super) enum Line {
+pub(super) enum Line<T = Record> {
     /// A whole record.
-    Good(Box<Record>),
+    Good(Box<T>),
     /// Something else that ends with a newline.
     Damaged,
     /// The segment ends without a newline: torn, or being written right now.
@@ -21,6 +22,19 @@ pub(super) enum Line {
 /// Reads the next line into `line` (without its newline; of an overlong one only the beginning) and says what it is and how many
 /// bytes of the segment it takes. `None` at the end.
 pub(super) fn next(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Option<(Line, u64)>> {
+    next_as(reader, line, record::decode)
+}
+
+/// Like [`next`], for whom the contents are of no interest.
+pub(super) fn next_outline(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Option<(Line<Outline>, u64)>> {
+    next_as(reader, line, record::decode_outline)
+}
+
+fn next_as<T>(
+    reader: &mut impl BufRead,
+    line: &mut Vec<u8>,
+    decode: impl Fn(&[u8]) -> Option<T>,
+) -> io::Result<Option<(Line<T>, u64)>> {
     line.clear();
     let mut length = 0;
     let ended = loop {
@@ -44,7 +58,7 @@ pub(super) fn next(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<
     if length == 0 {
         return Ok(None);
     }
-    let kind = match record::decode(line) {
+    let kind = match decode(line) {
         _ if !ended => Line::Open,
         // A line that was cut short here has no checksum at its end, or a wrong one.
         Some(record) => Line::Good(Box::new(record)),

@@ -127,7 +127,7 @@ impl Opening {
     }
 
     /// Cuts a torn tail and reads back what the journal holds. `visit` sees every readable record, oldest first.
-    pub(crate) fn open(self, limits: Limits, visit: &mut dyn FnMut(&Record)) -> Result<Journal, JournalError> {
+    pub(crate) fn open(self, limits: Limits, visit: &mut dyn FnMut(&Change)) -> Result<Journal, JournalError> {
         let Self { dirs, epoch } = self;
         let acked = identity::read_acked(&dirs, epoch);
         let replayed = replay::replay(&dirs, acked, visit)?;
@@ -148,6 +148,29 @@ impl Opening {
         })?;
         let (epoch, tidy, kept) = (Mutex::new(epoch), Mutex::new(()), Mutex::default());
         Ok(Journal { epoch, dirs, writer, head, ledger, usage, limits, corrupt: replayed.corrupt, tidy, kept })
+    }
+}
+
+/// Records that were handed over to the journal.
+pub(crate) struct Appending<'a> {
+    journal: &'a Journal,
+    progress: Progress,
+}
+
+enum Progress {
+    Waits(writer::Appending),
+    Done(Vec<Change>),
+}
+
+impl Appending<'_> {
+    /// Waits until the records are on disk. Blocking. Returns the changes with their sequence numbers, in order.
+    pub(crate) fn wait(self) -> Result<Vec<Change>, JournalError> {
+        let changes = match self.progress {
+            Progress::Waits(appending) => appending.wait()?,
+            Progress::Done(changes) => changes,
+        };
+        self.journal.keep_within_cap();
+        Ok(changes)
     }
 }
 
@@ -184,11 +207,21 @@ impl Journal {
 
     /// Appends records and waits until they are on disk. Blocking: call it from a blocking thread. Returns the changes with their
     /// sequence numbers, in order.
+    #[cfg(test)]
     pub(crate) fn append(&self, records: Vec<NewRecord>) -> Result<Vec<Change>, JournalError> {
+        self.begin_append(records)?.wait()
+    }
+
+    /// Hands records over without waiting until they are on disk; calls after each other append in this order. Blocking while much waits already:
+    /// call it from a blocking thread. Records with large contents are on disk when this returns.
+    pub(crate) fn begin_append(&self, records: Vec<NewRecord>) -> Result<Appending<'_>, JournalError> {
         let large = records.iter().any(|record| matches!(record.content, Content::Object(_)));
-        let changes = if large { self.append_large(records)? } else { self.writer.append(records)? };
-        self.keep_within_cap();
-        Ok(changes)
+        let progress = if large {
+            Progress::Done(self.append_large(records)?)
+        } else {
+            Progress::Waits(self.writer.begin(records)?)
+        };
+        Ok(Appending { journal: self, progress })
     }
 
     /// Like [`Self::append`], for records of which some have large contents.

@@ -6,6 +6,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use winston_wire::{Action, Change, ContentHash, Source, Timestamp};
 
@@ -66,16 +67,36 @@ pub(crate) struct Record {
     pub(crate) inline: Option<Vec<u8>>,
 }
 
+#[cfg(test)]
 impl Record {
     /// Whether the content is a file in `.winston/objects/`.
     pub(crate) fn object(&self) -> Option<ContentHash> {
-        self.change.hash.filter(|_| self.inline.is_none() && !self.change.content_omitted)
+        object(&self.change, self.inline.is_some())
+    }
+}
+
+/// What a record says, without its content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Outline {
+    pub(super) change: Change,
+    /// The content is in the record.
+    pub(super) is_inline: bool,
+}
+
+impl Outline {
+    /// Whether the content is a file in `.winston/objects/`.
+    pub(super) fn object(&self) -> Option<ContentHash> {
+        object(&self.change, self.is_inline)
     }
 
     /// Whether the content was here once and was dropped because the journal was over its cap. A file over the size limit has no hash.
-    pub(crate) fn is_dropped(&self) -> bool {
+    pub(super) fn is_dropped(&self) -> bool {
         self.change.content_omitted && self.change.hash.is_some()
     }
+}
+
+fn object(change: &Change, is_inline: bool) -> Option<ContentHash> {
+    change.hash.filter(|_| !is_inline && !change.content_omitted)
 }
 
 #[derive(Serialize)]
@@ -94,6 +115,15 @@ struct LineIn {
     change: Change,
     content: Option<String>,
     content_base64: Option<String>,
+}
+
+/// Skips the content, which is most of a line, and checks nothing in it but the end.
+#[derive(Deserialize)]
+struct OutlineIn {
+    #[serde(flatten)]
+    change: Change,
+    content: Option<IgnoredAny>,
+    content_base64: Option<IgnoredAny>,
 }
 
 const CRC_PREFIX: &[u8] = b",\"crc\":\"";
@@ -118,12 +148,29 @@ pub(crate) fn encode(change: &Change, content: &Content, line: &mut Vec<u8>) -> 
     Ok(())
 }
 
+/// Like [`decode`], but leaves the content where it is.
+pub(super) fn decode_outline(line: &[u8]) -> Option<Outline> {
+    if !is_whole(line) {
+        return None;
+    }
+    let OutlineIn { change, content, content_base64 } = serde_json::from_slice(line).ok()?;
+    Some(Outline { change, is_inline: content.is_some() || content_base64.is_some() })
+}
+
+/// Whether the line is as it was written.
+fn is_whole(line: &[u8]) -> bool {
+    let checked = || {
+        let (body, end) = line.split_at_checked(line.len().checked_sub(CRC_BYTES)?)?;
+        let digits = end.strip_prefix(CRC_PREFIX)?.strip_suffix(b"\"}")?;
+        let crc = u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+        Some(crc32fast::hash(body) == crc)
+    };
+    checked() == Some(true)
+}
+
 /// Reads one line without its newline; `None` when it is damaged in any way.
 pub(crate) fn decode(line: &[u8]) -> Option<Record> {
-    let body = &line[..line.len().checked_sub(CRC_BYTES)?];
-    let digits = line[body.len()..].strip_prefix(CRC_PREFIX)?.strip_suffix(b"\"}")?;
-    let crc = u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
-    if crc32fast::hash(body) != crc {
+    if !is_whole(line) {
         return None;
     }
     let LineIn { change, content, content_base64 } = serde_json::from_slice(line).ok()?;
@@ -188,15 +235,21 @@ mod tests {
             // Flipping the case of the checksum's own digits says the same thing.
             let same_checksum = damaged.eq_ignore_ascii_case(&line) && bit / 8 >= line.len() - CRC_BYTES + 8;
             assert!(same_checksum || decode(&damaged).is_none(), "bit {bit}");
+            assert_eq!(decode_outline(&damaged).is_some(), same_checksum, "bit {bit}");
         }
     }
 
     proptest! {
         #[test]
         fn records_round_trip(seq in 1u64.., bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let record = decode(&line(&change(seq), &Content::Inline(bytes.clone()))).unwrap();
+            let written = line(&change(seq), &Content::Inline(bytes.clone()));
+            let outline = decode_outline(&written).unwrap();
+            prop_assert_eq!(outline, Outline { change: change(seq), is_inline: true });
+            let record = decode(&written).unwrap();
             prop_assert_eq!(record.change, change(seq));
             prop_assert_eq!(record.inline, Some(bytes));
+            let outline = decode_outline(&line(&change(seq), &Content::None)).unwrap();
+            prop_assert_eq!(outline, Outline { change: change(seq), is_inline: false });
         }
     }
 }

@@ -27,7 +27,7 @@ impl Bed {
         self.open_seeing(&mut |_| {})
     }
 
-    fn open_seeing(&self, visit: &mut dyn FnMut(&Record)) -> Journal {
+    fn open_seeing(&self, visit: &mut dyn FnMut(&Change)) -> Journal {
         let root = Root::open(self.dir.path(), None).unwrap();
         Journal::identify(&root).unwrap().open(self.limits, visit).unwrap()
     }
@@ -111,7 +111,7 @@ fn a_tail_cut_anywhere_leaves_the_whole_lines_and_their_numbers() {
         fs::write(&segment, &whole[..cut]).unwrap();
         let lines = whole[..cut].iter().filter(|byte| **byte == b'\n').count() as u64;
         let mut seen = Vec::new();
-        let journal = bed.open_seeing(&mut |record| seen.push(record.change.seq));
+        let journal = bed.open_seeing(&mut |change| seen.push(change.seq));
         assert!(seen.iter().copied().eq(1..=lines), "cut at {cut}: {seen:?}");
         assert_eq!((journal.head_seq(), journal.corrupt()), (lines, 0), "cut at {cut}");
         assert_eq!(append(&journal, 1)[0].seq, lines + 1, "cut at {cut}");

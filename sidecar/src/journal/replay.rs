@@ -7,7 +7,11 @@ use winston_wire::{Change, ContentHash};
 
 use super::ledger::RECENT_CHANGES;
 use super::lines::{self, Line};
-use super::{Dirs, JournalError, Record, segment};
+use super::record::Outline;
+use super::{Dirs, JournalError, segment};
+
+/// Bytes that are read at a time.
+const READ_BYTES: usize = 32 * 1024;
 
 /// The segment that is written on.
 #[derive(Debug, Clone, Copy)]
@@ -49,18 +53,18 @@ impl Replayed {
 }
 
 /// Reads every segment, hands each record to `visit` and cuts what a crash left unfinished at the end of the last one.
-pub(super) fn replay(dirs: &Dirs, acked: u64, visit: &mut dyn FnMut(&Record)) -> Result<Replayed, JournalError> {
+pub(super) fn replay(dirs: &Dirs, acked: u64, visit: &mut dyn FnMut(&Change)) -> Result<Replayed, JournalError> {
     segment::remove_unfinished(dirs)?;
     let mut replayed = Replayed::default();
     let firsts = segment::list(dirs)?;
     let mut clean = true;
     for (position, &first) in firsts.iter().enumerate() {
         let Some(file) = segment::open_read(dirs, first)? else { continue };
-        let mut reader = BufReader::new(file);
+        let mut reader = BufReader::with_capacity(READ_BYTES, file);
         let mut active = Active { first, length: 0, objects: 0 };
         let (mut length, mut bad, mut contents) = (0u64, 0u64, false);
         let mut line = Vec::new();
-        while let Some((kind, read)) = lines::next(&mut reader, &mut line)? {
+        while let Some((kind, read)) = lines::next_outline(&mut reader, &mut line)? {
             length += read;
             match kind {
                 Line::Good(record) => {
@@ -68,9 +72,9 @@ pub(super) fn replay(dirs: &Dirs, acked: u64, visit: &mut dyn FnMut(&Record)) ->
                     replayed.corrupt += std::mem::take(&mut bad);
                     active.length = length;
                     active.objects += record.object().and(record.change.size).unwrap_or(0);
-                    contents |= record.inline.is_some() || record.object().is_some();
+                    contents |= record.is_inline || record.object().is_some();
                     replayed.take(&record, acked);
-                    visit(&record);
+                    visit(&record.change);
                 }
                 Line::Damaged | Line::Open => bad += 1,
             }
@@ -99,7 +103,7 @@ pub(super) fn replay(dirs: &Dirs, acked: u64, visit: &mut dyn FnMut(&Record)) ->
 }
 
 impl Replayed {
-    fn take(&mut self, record: &Record, acked: u64) {
+    fn take(&mut self, record: &Outline, acked: u64) {
         let change = &record.change;
         self.head = self.head.max(change.seq);
         if let Some(hash) = record.object() {

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use super::replay::Active;
 use super::usage::Usage;
 use super::{Dirs, JournalError, segment};
-use crate::failpoint;
+use crate::{failpoint, sys};
 
 /// File systems write in blocks of at most this size, aligned to it.
 const BLOCK: u64 = 4096;
@@ -29,6 +29,10 @@ pub(super) struct Tail {
     segment_bytes: u64,
     /// Good bytes behind the last block boundary, as they were written.
     block: Vec<u8>,
+    /// Bytes of the lines of the next append that are written already.
+    ahead: usize,
+    /// Writing them failed: the append will.
+    failed_ahead: Option<io::Error>,
     /// A write or flush failed, and the segment has not been mended since.
     broken: bool,
     /// The next record starts another segment.
@@ -47,21 +51,47 @@ impl Tail {
         let mut block = vec![0; (active.length % BLOCK) as usize];
         let readable = segment::open_repair(&dirs, active.first)?;
         readable.read_exact_at(&mut block, active.length - active.length % BLOCK)?;
-        Ok(Self { dirs, usage, file, active, segment_bytes, block, broken: false, closed: false })
+        let (ahead, failed_ahead) = (0, None);
+        Ok(Self { dirs, usage, file, active, segment_bytes, block, ahead, failed_ahead, broken: false, closed: false })
+    }
+
+    /// Writes lines that the next append is going to flush, and has the kernel begin with bringing them to the disk. Each call gets all of them,
+    /// those of the calls before first. Whatever goes wrong is told by that append.
+    pub(super) fn write_ahead(&mut self, lines: &[u8]) {
+        // What has to be mended or closed first is left to the append.
+        if self.failed_ahead.is_some() || (self.ahead == 0 && (self.broken || self.is_full())) {
+            return;
+        }
+        match self.file.write_all(&lines[self.ahead..]) {
+            // Only a hint: the flush that follows waits for what is left to do.
+            Ok(()) => {
+                sys::start_writeback(&self.file, self.active.length + self.ahead as u64, lines.len() - self.ahead)
+            }
+            Err(error) => self.failed_ahead = Some(error),
+        }
+        self.ahead = lines.len();
+    }
+
+    fn is_full(&self) -> bool {
+        self.closed || self.active.length + self.active.objects >= self.segment_bytes
     }
 
     /// Appends whole lines, the first of them with number `next_seq`, and flushes them. `objects` are the bytes of large contents that
     /// belong to them. On failure the lines are not in the journal.
     pub(super) fn append(&mut self, next_seq: u64, lines: &[u8], objects: u64) -> Result<(), JournalError> {
+        let (ahead, failed_ahead) = (std::mem::take(&mut self.ahead), self.failed_ahead.take());
         if self.broken {
             self.mend()?;
             tracing::info!("the journal can be written again");
         }
-        if self.closed || self.active.length + self.active.objects >= self.segment_bytes {
+        if ahead == 0 && self.is_full() {
             self.start_segment(next_seq)?;
         }
         failpoint::here("journal-append");
-        let written = failpoint::fails("journal-write").and_then(|()| self.file.write_all(lines));
+        let written = failpoint::fails("journal-write").and_then(|()| match failed_ahead {
+            Some(error) => Err(error),
+            None => self.file.write_all(&lines[ahead..]),
+        });
         let flushed = written.and_then(|()| {
             failpoint::here("journal-written");
             self.usage.count_flush();
@@ -159,6 +189,32 @@ mod tests {
                 assert_eq!(std::fs::read(&segment).unwrap(), good, "{length}");
             }
         }
+    }
+
+    /// In whatever pieces lines are written, they are appended once; and what was written ahead of a failed append is gone again.
+    #[test]
+    fn what_is_written_ahead_belongs_to_the_append() {
+        let bed = Bed::new(1 << 20, u64::MAX);
+        let mut tail = tail(&bed, Active { first: 1, length: 0, objects: 0 });
+        let lines = vec![b'x'; 10_000];
+        let mut good = Vec::new();
+        for pieces in [&[][..], &[1], &[5000, 5000, 9000], &[10_000]] {
+            pieces.iter().for_each(|length| tail.write_ahead(&lines[..*length]));
+            tail.append(1, &lines, 0).unwrap();
+            good.extend_from_slice(&lines);
+            assert_eq!(std::fs::read(&bed.segments()[0]).unwrap(), good);
+        }
+        tail.write_ahead(&lines[..5000]);
+        tail.failed_ahead = Some(io::ErrorKind::StorageFull.into());
+        tail.write_ahead(&lines);
+        assert!(tail.append(1, &lines, 0).is_err());
+        assert_eq!(std::fs::read(&bed.segments()[0]).unwrap(), good);
+        // A full segment is left to the append, which starts another one.
+        tail.closed = true;
+        tail.write_ahead(&lines);
+        tail.append(7, &lines, 0).unwrap();
+        assert_eq!(std::fs::read(&bed.segments()[0]).unwrap(), good);
+        assert_eq!(std::fs::read(&bed.segments()[1]).unwrap(), lines);
     }
 
     fn tail_again(bed: &Bed, tail: &Tail) -> Tail {

@@ -12,13 +12,19 @@ use winston_wire::Change;
 use super::replay::Active;
 use super::tail::Tail;
 use super::usage::Usage;
-use super::{Dirs, JournalError, Ledger, NewRecord, record};
+use super::{Content, Dirs, JournalError, Ledger, NewRecord, record};
 
 /// Requests that may wait for the thread; more block their (blocking) callers.
 const QUEUE: usize = 256;
 
 /// Bytes after which a batch is written although more requests wait.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
+
+/// Bytes that are worth writing before the flush.
+const AHEAD_BYTES: usize = 128 * 1024;
+
+/// A buffer that grew beyond this is given back.
+const KEPT_BYTES: usize = 64 * 1024;
 
 struct Request {
     records: Vec<NewRecord>,
@@ -52,11 +58,26 @@ impl Writer {
         Ok(Self { requests })
     }
 
-    /// Appends and waits for the flush.
-    pub(super) fn append(&self, records: Vec<NewRecord>) -> Result<Vec<Change>, JournalError> {
+    /// Hands records over. They are appended in the order of these calls. Blocking while too many wait.
+    pub(super) fn begin(&self, records: Vec<NewRecord>) -> Result<Appending, JournalError> {
         let (reply, answer) = sync_channel(1);
         self.requests.send(Request { records, reply }).map_err(|_| JournalError::Closed)?;
-        answer.recv().map_err(|_| JournalError::Closed)?
+        Ok(Appending(answer))
+    }
+
+    /// Appends and waits for the flush.
+    pub(super) fn append(&self, records: Vec<NewRecord>) -> Result<Vec<Change>, JournalError> {
+        self.begin(records)?.wait()
+    }
+}
+
+/// Records that were handed over.
+pub(super) struct Appending(Receiver<Result<Vec<Change>, JournalError>>);
+
+impl Appending {
+    /// Waits for the flush.
+    pub(super) fn wait(self) -> Result<Vec<Change>, JournalError> {
+        self.0.recv().map_err(|_| JournalError::Closed)?
     }
 }
 
@@ -77,16 +98,25 @@ impl Thread {
     }
 
     fn run(&mut self, receiver: &Receiver<Request>) {
-        while let Ok(first) = receiver.recv() {
-            let mut requests = vec![first];
-            let mut lines = Vec::new();
+        let mut lines = Vec::new();
+        while let Ok(mut next) = receiver.recv() {
+            let (mut requests, mut changes) = (Vec::new(), Vec::new());
             let mut seq = self.next_seq;
-            let mut changes = vec![encode(&requests[0].records, &mut seq, &mut lines)];
-            while lines.len() < BATCH_BYTES
-                && let Ok(request) = receiver.try_recv()
-            {
-                changes.push(encode(&request.records, &mut seq, &mut lines));
-                requests.push(request);
+            lines.clear();
+            loop {
+                changes.push(encode(&mut next.records, &mut seq, &mut lines));
+                requests.push(next);
+                if lines.len() >= BATCH_BYTES {
+                    break;
+                }
+                match receiver.try_recv() {
+                    Ok(request) => next = request,
+                    Err(_) => break,
+                }
+                // More is to come: the disk can have this meanwhile.
+                if lines.len() >= AHEAD_BYTES {
+                    self.tail.write_ahead(&lines);
+                }
             }
             let objects = requests.iter().flat_map(|request| &request.records).map(NewRecord::object_bytes).sum();
             let outcome = self.write(&lines, objects);
@@ -105,6 +135,9 @@ impl Thread {
                 };
                 // A caller that gave up does not matter: the record is in the journal.
                 let _ = request.reply.send(answer);
+            }
+            if lines.capacity() > KEPT_BYTES {
+                lines = Vec::new();
             }
         }
     }
@@ -129,7 +162,8 @@ fn again(error: &JournalError) -> JournalError {
     }
 }
 
-fn encode(records: &[NewRecord], seq: &mut u64, lines: &mut Vec<u8>) -> Vec<Change> {
+/// Adds the lines of some records. Their contents are in the lines then, and nowhere else.
+fn encode(records: &mut [NewRecord], seq: &mut u64, lines: &mut Vec<u8>) -> Vec<Change> {
     let mut changes = Vec::with_capacity(records.len());
     for record in records {
         let change = Change {
@@ -150,6 +184,9 @@ fn encode(records: &[NewRecord], seq: &mut u64, lines: &mut Vec<u8>) -> Vec<Chan
         if let Err(error) = record::encode(&change, &record.content, lines) {
             // Every member is a string or a number and the target is memory, so there is nothing that could fail.
             tracing::error!(%error, "a journal record did not serialise");
+        }
+        if let Content::Inline(_) = record.content {
+            record.content = Content::None;
         }
         changes.push(change);
     }

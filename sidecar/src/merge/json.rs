@@ -281,3 +281,27 @@ fn minus(all: &Comments, some: &Comments) -> Comments {
 #[cfg(test)]
 #[path = "json_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+pub(super) mod judge {
+    //! What fuzzing needs to know to judge a result.
+
+    use super::*;
+
+    /// The value of a text, as long as it is one that can be patched.
+    pub(crate) fn value(text: &str) -> Option<Value> {
+        deep(|| Document::parse(text).ok().map(|document| document.value)).flatten()
+    }
+
+    /// The value that a patch makes of another.
+    pub(crate) fn merged(value: &Value, patch: &Value) -> Value {
+        let mut merged = value.clone();
+        merge_patch(&mut merged, patch);
+        merged
+    }
+
+    /// Whether every comment of one text is in another.
+    pub(crate) fn keeps_comments(new: &str, old: &str) -> bool {
+        deep(|| contains(&comments_of(new), &comments_of(old))).unwrap_or(false)
+    }
+}

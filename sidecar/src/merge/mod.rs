@@ -2,6 +2,8 @@
 //!
 //! A merge is clean or there is none: a conflict marker never reaches a disk. What cannot be merged with certainty is left to a person.
 
+#[cfg(test)]
+mod fuzz;
 mod json;
 mod text;
 

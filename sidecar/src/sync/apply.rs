@@ -29,6 +29,11 @@ pub(super) enum ApplyError {
     /// The volume.
     #[error("could not apply the push of {path}: {error}")]
     Edit { path: String, error: EditError },
+    /// The file is gone with all others, and nobody knows yet whether it was to go.
+    #[error(
+        "the push of {path} waits: the file is gone with all others, and that is not accepted (POST /watch/accept)"
+    )]
+    Withheld { path: String },
     /// What was merged could not be remembered.
     #[error("could not remember what was merged: {0}")]
     Memory(std::io::Error),
@@ -126,7 +131,10 @@ impl Round<'_> {
         let (path, file) = (push.path.clone(), push.file);
         let look = self.blocking(move |edits| edits.look(&path)).await??;
         let local = match look {
-            Look::Absent => Local::Absent,
+            Look::Withheld if file.base != Base::Any => {
+                return Err(ApplyError::Withheld { path: file.path.clone() }.into());
+            }
+            Look::Absent | Look::Withheld => Local::Absent,
             Look::Opaque => Local::Opaque,
             Look::File { hash, source } => {
                 let merged = applied.merge_of(&file.path, hash).is_some();

@@ -134,7 +134,7 @@ impl Engine {
             let hash = content.as_deref().map(hash_of);
             let done = match (&content, over) {
                 (Some(content), over) => edits.put(&path, content, &author, over).map(|_| ()),
-                (None, Precondition::Absent) if matches!(edits.look(&path)?, Look::Absent) => Ok(()),
+                (None, Precondition::Absent) if matches!(edits.look(&path)?, Look::Absent | Look::Withheld) => Ok(()),
                 (None, over) => edits.delete(&path, &author, over).map(|_| ()),
             };
             match done {

@@ -77,7 +77,7 @@ impl Thread {
     pub(super) fn hold_gone(&mut self, path: TenantPath) {
         // Something without a history may come and go.
         let Some(record) = self.edits.index().record(path.as_str()) else { return };
-        if !self.is_withheld(&path) && !self.gone.hold(path, record.ino, Instant::now()) {
+        if !self.edits.withheld().holds(&path) && !self.gone.hold(path, record.ino, Instant::now()) {
             // One too many to wait: a listing sees them all at once.
             self.list_again();
         }
@@ -102,7 +102,7 @@ impl Thread {
         if paths.is_empty() && moves.is_empty() {
             return;
         }
-        let before = self.before_return(&paths);
+        let before = self.held_among(&paths);
         match self.edits.absorb(&paths, &moves) {
             Ok(unfinished) => {
                 if self.pause.take().is_some() {
@@ -152,9 +152,7 @@ impl Thread {
         if gone.is_empty() || !self.check_place() {
             return;
         }
-        if let Some(gone) = self.unless_emptied(gone) {
-            self.record_deleted(gone);
-        }
+        self.record_deleted(gone);
     }
 
     /// Records files as deleted; those that are there after all are compared.

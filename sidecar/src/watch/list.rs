@@ -4,28 +4,29 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::scan::{self, Found, Listener};
-use super::status::WatchStatus;
+use super::scan::{self, Differing, Found};
 use super::thread::{MOST_DIRTY, Thread};
-use super::watcher::Watcher;
+use super::watcher::Watching;
 use crate::fs::TenantPath;
 
 /// New files that a listing puts off, because they may be renamed ones. More are recorded as new at once.
 const MOST_NEW: usize = MOST_DIRTY;
 
 /// Files that are recorded together while a listing goes on: so many, or of so many bytes. Writers through the API wait for them.
-const CHUNK: usize = 1024;
-const CHUNK_BYTES: u64 = 16 * 1024 * 1024;
+const CHUNK: usize = 2048;
+const CHUNK_BYTES: u64 = 32 * 1024 * 1024;
 
 impl Thread {
     /// Watches and lists a directory and what is below it. Recorded files that differ are looked at while the listing goes on, so that it need not
     /// remember them; files that are gone and new ones wait for each other.
     pub(super) fn list(&mut self, directory: &TenantPath) {
         let edits = Arc::clone(&self.edits);
-        let mut watcher = self.watcher.take();
-        let (changed, new, pairs) = (Vec::new(), Vec::new(), edits.index().len() > 0);
-        let mut listing = Listing { watcher: watcher.as_mut(), thread: self, changed, bytes: 0, new, pairs };
-        let Found { gone, directories, examined } = scan::scan(&edits, directory, &mut listing);
+        let (mut watcher, status) = (self.watcher.take(), Arc::clone(&self.status));
+        let watching = Watching::new(watcher.as_mut(), &status);
+        let pairs = edits.index().len() > 0;
+        let mut listing = Listing { thread: self, changed: Vec::new(), bytes: 0, new: Vec::new(), pairs };
+        let Found { gone, directories, examined } =
+            scan::scan(&edits, directory, &|directory| watching.watch(directory), |files| listing.differing(files));
         let Listing { changed, new, .. } = listing;
         self.watcher = watcher;
         self.status.examined.fetch_add(examined, Ordering::Relaxed);
@@ -37,6 +38,7 @@ impl Thread {
             self.settling.postpone(path, now, Duration::ZERO);
         }
         self.missed(gone, directory.is_root());
+        self.find_returned(directory);
         for path in new {
             self.settling.postpone(path, now, Duration::ZERO);
         }
@@ -51,9 +53,14 @@ impl Thread {
     pub(super) fn list_new(&mut self, directory: &TenantPath) {
         let edits = Arc::clone(&self.edits);
         let mut watcher = self.watcher.take();
-        let mut appeared = Appeared { watcher: watcher.as_mut(), status: Arc::clone(&self.status), files: Vec::new() };
-        let Found { gone, examined, .. } = scan::scan(&edits, directory, &mut appeared);
-        let files = appeared.files;
+        let watching = Watching::new(watcher.as_mut(), &self.status);
+        let mut files: Vec<TenantPath> = Vec::new();
+        let Found { gone, examined, .. } =
+            scan::scan(&edits, directory, &|directory| watching.watch(directory), |found| {
+                if files.len() <= MOST_DIRTY {
+                    files.extend(found.into_iter().map(|(path, _)| path));
+                }
+            });
         self.watcher = watcher;
         self.status.examined.fetch_add(examined, Ordering::Relaxed);
         if self.watcher.as_ref().is_some_and(|watcher| watcher.unwatched() > 0) {
@@ -61,22 +68,12 @@ impl Thread {
         }
         self.mark(gone);
         self.mark(files);
-    }
-}
-
-fn watch(watcher: Option<&mut Watcher>, status: &WatchStatus, directory: &TenantPath) {
-    let Some(Err(error)) = watcher.map(|watcher| watcher.watch(directory)) else { return };
-    if !status.polling() {
-        tracing::warn!(%error, "cannot watch every directory; the others are listed every few seconds; raise fs.inotify.max_user_watches");
-        status.set_polling(Some(format!(
-            "not every directory can be watched ({error}); the others are listed; raise fs.inotify.max_user_watches"
-        )));
+        self.find_returned(directory);
     }
 }
 
 /// A listing of the whole tree or of a part that is not watched.
 struct Listing<'a> {
-    watcher: Option<&'a mut Watcher>,
     thread: &'a mut Thread,
     changed: Vec<TenantPath>,
     /// Of `changed`.
@@ -86,12 +83,8 @@ struct Listing<'a> {
     pairs: bool,
 }
 
-impl Listener for Listing<'_> {
-    fn watch(&mut self, directory: &TenantPath) {
-        watch(self.watcher.as_deref_mut(), &self.thread.status, directory);
-    }
-
-    fn differing(&mut self, files: Vec<(TenantPath, u64)>) {
+impl Listing<'_> {
+    fn differing(&mut self, files: Differing) {
         for (path, size) in files {
             let index = self.thread.edits.index();
             if self.pairs && self.new.len() < MOST_NEW && index.version(path.as_str()).is_none() {
@@ -104,25 +97,6 @@ impl Listener for Listing<'_> {
                 self.bytes = 0;
                 self.thread.absorb_now(std::mem::take(&mut self.changed));
             }
-        }
-    }
-}
-
-/// A listing of what has just appeared.
-struct Appeared<'a> {
-    watcher: Option<&'a mut Watcher>,
-    status: Arc<WatchStatus>,
-    files: Vec<TenantPath>,
-}
-
-impl Listener for Appeared<'_> {
-    fn watch(&mut self, directory: &TenantPath) {
-        watch(self.watcher.as_deref_mut(), &self.status, directory);
-    }
-
-    fn differing(&mut self, files: Vec<(TenantPath, u64)>) {
-        if self.files.len() <= MOST_DIRTY {
-            self.files.extend(files.into_iter().map(|(path, _)| path));
         }
     }
 }

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | [`thread`] | the loop: what is looked at when |
 //! | [`absorb`] | looking: renames, recording, pauses after failures |
-//! | [`halt`] | when nothing may count as deleted |
+//! | [`halt`] | when nothing may count as deleted, and when that is over |
 //! | [`scan`], [`list`] | listing a part of the tree, and what becomes of what it finds |
 //! | [`watcher`], [`support`] | inotify, and where it does not work |
 //! | [`settle`], [`gone`] | how long a path waits until it is looked at, and until it counts as gone |

@@ -5,26 +5,19 @@ use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::Message;
+use crate::edits::{Halt, Withheld};
 
-/// Why nothing is recorded as deleted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Halt {
-    /// The data directory is not in its place: nothing at all is recorded.
-    Away,
-    /// Every file with a history is gone at once: what is new is recorded, that this many are gone is not.
-    Emptied { files: usize },
-}
-
-impl Halt {
-    fn reason(&self) -> String {
-        match self {
-            Self::Away => {
-                "the data directory was moved, unmounted or replaced; nothing is recorded until it is back".to_owned()
-            }
-            Self::Emptied { files } => format!(
-                "all {files} files with a history are gone at once; put them back, or accept it with POST /watch/accept"
-            ),
+fn reason(halt: Halt) -> String {
+    match halt {
+        Halt::Away => {
+            "the data directory was moved, unmounted or replaced; nothing is recorded until it is back".to_owned()
         }
+        Halt::Unlisted => {
+            "every file with a history was gone at once before the restart; the tree is being listed".to_owned()
+        }
+        Halt::Emptied { files } => format!(
+            "all {files} files with a history are gone at once; put them back, or accept it with POST /watch/accept"
+        ),
     }
 }
 
@@ -42,12 +35,6 @@ pub(crate) enum AcceptError {
     Busy,
 }
 
-#[derive(Debug, Default)]
-struct Texts {
-    halt: Option<Halt>,
-    polling: Option<String>,
-}
-
 /// Facts for the status page.
 #[derive(Debug, Default)]
 pub(crate) struct WatchStatus {
@@ -56,14 +43,14 @@ pub(crate) struct WatchStatus {
     pub(super) directories: AtomicU64,
     pub(super) unwatched: AtomicU64,
     pub(super) has_events: AtomicBool,
-    texts: Mutex<Texts>,
+    polling: Mutex<Option<String>>,
     thread: OnceLock<SyncSender<Message>>,
 }
 
 impl WatchStatus {
-    fn texts(&self) -> MutexGuard<'_, Texts> {
-        // Plain values, valid at any time.
-        self.texts.lock().unwrap_or_else(PoisonError::into_inner)
+    fn why_polling(&self) -> MutexGuard<'_, Option<String>> {
+        // A plain value, valid at any time.
+        self.polling.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Full listings so far.
@@ -93,26 +80,16 @@ impl WatchStatus {
 
     /// inotify does not cover the whole tree.
     pub(crate) fn polling(&self) -> bool {
-        self.texts().polling.is_some()
+        self.why_polling().is_some()
     }
 
-    /// Nothing is recorded as deleted.
-    pub(crate) fn halted(&self) -> bool {
-        self.texts().halt.is_some()
-    }
-
-    /// Why it is halted or, if it is not, why it polls.
-    pub(crate) fn reason(&self) -> Option<String> {
-        let texts = self.texts();
-        texts.halt.as_ref().map(Halt::reason).or_else(|| texts.polling.clone())
-    }
-
-    pub(super) fn set_halt(&self, halt: Option<Halt>) {
-        self.texts().halt = halt;
+    /// Why deletions are held back or, if they are not, why it polls.
+    pub(crate) fn reason(&self, withheld: &Withheld) -> Option<String> {
+        withheld.halt().map(reason).or_else(|| self.why_polling().clone())
     }
 
     pub(super) fn set_polling(&self, reason: Option<String>) {
-        self.texts().polling = reason;
+        *self.why_polling() = reason;
     }
 
     pub(super) fn started(&self, thread: SyncSender<Message>) {
@@ -121,11 +98,12 @@ impl WatchStatus {
     }
 
     /// An operator confirms that the files that are gone were to go. Their deletions are recorded soon; how many there are.
-    pub(crate) fn accept(&self) -> Result<usize, AcceptError> {
-        let files = match &self.texts().halt {
+    pub(crate) fn accept(&self, withheld: &Withheld) -> Result<usize, AcceptError> {
+        let files = match withheld.halt() {
             None => return Err(AcceptError::NotHalted),
             Some(Halt::Away) => return Err(AcceptError::Away),
-            Some(Halt::Emptied { files }) => *files,
+            Some(Halt::Unlisted) => return Err(AcceptError::Busy),
+            Some(Halt::Emptied { files }) => files,
         };
         let thread = self.thread.get().ok_or(AcceptError::Busy)?;
         match thread.try_send(Message::Accept) {

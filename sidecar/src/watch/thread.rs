@@ -9,13 +9,13 @@ use notify::event::{EventKind, ModifyKind};
 
 use super::absorb::Pause;
 use super::gone::Gone;
-use super::halt::Withheld;
 use super::settle::Settling;
 use super::status::WatchStatus;
 use super::watcher::Watcher;
 use super::{Message, WatchSettings, support};
 use crate::edits::Edits;
 use crate::fs::{EntryKind, TenantPath};
+use crate::sys;
 
 /// Quiet time after which a path is looked at, and the longest that a busy one is put off.
 const QUIET: Duration = Duration::from_millis(30);
@@ -48,8 +48,8 @@ pub(super) struct Thread {
     pub(super) pause: Option<Pause>,
     /// The data directory is not in its place.
     pub(super) away: bool,
-    /// Everything was gone at once: what is not recorded as deleted.
-    pub(super) withheld: Option<Withheld>,
+    /// When a file whose deletion is held back last was there again with its recorded content.
+    pub(super) returned: Option<Instant>,
     unsaved_since: Option<Instant>,
     last_save: Instant,
     next_rescan: Instant,
@@ -75,7 +75,7 @@ impl Thread {
             gone: Gone::new(GONE_QUIET, GONE_PATIENCE),
             pause: None,
             away: false,
-            withheld: None,
+            returned: None,
             unsaved_since: None,
             last_save: now,
             next_rescan: now + settings.rescan,
@@ -85,7 +85,6 @@ impl Thread {
 
     /// The first listing.
     pub(super) fn begin(&mut self) {
-        self.remember_halt();
         self.rescan();
         self.edits.compared();
     }
@@ -127,7 +126,7 @@ impl Thread {
         let resume = self.pause.as_ref().map(|pause| pause.until);
         let look = [self.settling.next(), self.gone.next()].into_iter().flatten().min();
         let look = look.filter(|_| !self.away).map(|due| resume.map_or(due, |resume| due.max(resume)));
-        let back = self.withheld.as_ref().and_then(Withheld::next);
+        let back = self.next_resume();
         let due = [look, back, self.next_poll, self.next_save()].into_iter().flatten().min();
         due.map_or(self.next_rescan, |due| due.min(self.next_rescan))
     }
@@ -189,6 +188,7 @@ impl Thread {
             self.status.has_events.store(reason.is_none(), Ordering::Relaxed);
             self.status.set_polling(reason);
             self.list(&TenantPath::default());
+            sys::release_memory();
         }
         self.plan();
     }

@@ -3,14 +3,15 @@
 use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 
 use super::Message;
+use super::status::WatchStatus;
 use crate::fs::TenantPath;
 
 /// Directories without a watch that are kept apart; with more, the whole tree is listed.
@@ -79,6 +80,33 @@ impl Watcher {
     /// Takes out the directories that have to be listed because they are not watched.
     pub(super) fn take_unwatched(&mut self) -> BTreeSet<TenantPath> {
         std::mem::take(&mut self.unwatched)
+    }
+}
+
+/// Watching the directories of a listing, from several threads.
+pub(super) struct Watching<'a> {
+    watcher: Option<Mutex<&'a mut Watcher>>,
+    status: &'a WatchStatus,
+}
+
+impl<'a> Watching<'a> {
+    /// Without a watcher nothing is watched.
+    pub(super) fn new(watcher: Option<&'a mut Watcher>, status: &'a WatchStatus) -> Self {
+        Self { watcher: watcher.map(Mutex::new), status }
+    }
+
+    /// Watches a directory that is about to be listed. What cannot be watched is polled, which the status says.
+    pub(super) fn watch(&self, directory: &TenantPath) {
+        let Some(watcher) = &self.watcher else { return };
+        // The watcher's own set is valid between any two statements.
+        let mut watcher = watcher.lock().unwrap_or_else(PoisonError::into_inner);
+        let Err(error) = watcher.watch(directory) else { return };
+        if !self.status.polling() {
+            tracing::warn!(%error, "cannot watch every directory; the others are listed every few seconds; raise fs.inotify.max_user_watches");
+            self.status.set_polling(Some(format!(
+                "not every directory can be watched ({error}); the others are listed; raise fs.inotify.max_user_watches"
+            )));
+        }
     }
 }
 

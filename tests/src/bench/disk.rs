@@ -18,17 +18,33 @@ const RECORD_BYTES: usize = 200;
 pub(super) struct Loop {
     pub(super) latencies: Latencies,
     pub(super) elapsed: Duration,
+    /// Operations per second of the best turn.
+    best: f64,
 }
 
 impl Loop {
+    fn of(durations: Vec<Duration>, elapsed: Duration) -> Self {
+        let best = durations.len() as f64 / elapsed.as_secs_f64();
+        Self { latencies: Latencies::of(durations), elapsed, best }
+    }
+
     /// Both, as if they had been one.
     pub(super) fn and(self, other: Self) -> Self {
-        Self { latencies: self.latencies.and(other.latencies), elapsed: self.elapsed + other.elapsed }
+        Self {
+            latencies: self.latencies.and(other.latencies),
+            elapsed: self.elapsed + other.elapsed,
+            best: self.best.max(other.best),
+        }
     }
 
     /// Operations per second.
     pub(super) fn rate(&self) -> f64 {
         self.latencies.count() as f64 / self.elapsed.as_secs_f64()
+    }
+
+    /// Operations per second of the best of its turns.
+    pub(super) fn best_rate(&self) -> f64 {
+        self.best
     }
 
     fn row(&self, id: &str, label: &str) -> Row {
@@ -60,7 +76,7 @@ fn append(dir: &Path, time: Duration) -> Result<Loop> {
     })?;
     let elapsed = started.elapsed();
     fs::remove_file(path)?;
-    Ok(Loop { latencies: Latencies::of(durations), elapsed })
+    Ok(Loop::of(durations, elapsed))
 }
 
 /// Replaces files durably, with two flushes each: the least that any durable write of a file costs. Each of the
@@ -84,7 +100,7 @@ pub(super) fn replace(dir: &Path, writers: usize, time: Duration) -> Result<Loop
     let elapsed = started.elapsed();
     let durations: Vec<Vec<Duration>> = results.into_iter().collect::<Result<_>>()?;
     fs::remove_dir_all(&dir)?;
-    Ok(Loop { latencies: Latencies::of(durations.concat()), elapsed })
+    Ok(Loop::of(durations.concat(), elapsed))
 }
 
 fn replace_one(dir: &Path, writer: usize, deadline: Instant) -> Result<Vec<Duration>> {

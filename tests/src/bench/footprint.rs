@@ -29,8 +29,16 @@ const LOADED: Goal = Goal::Below(20.0);
 /// Binary, start, and the idle process, on an empty volume and on one with a workspace.
 pub(super) fn section(report: &mut Report, plan: Plan) -> Result<()> {
     report.begin("Footprint: the sidecar alone, idle")?;
-    let size = fs::metadata(bin("winston-sidecar")?)?.len();
-    report.row(Row::new("binary", "binary").goal("size", megabytes(size), Unit::Megabytes, SIZE));
+    report.row(Row::new("binary", "binary, winston-sidecar").goal(
+        "size",
+        size("winston-sidecar")?,
+        Unit::Megabytes,
+        SIZE,
+    ));
+    for name in ["winston-control", "winston-entrypoint"] {
+        let row = Row::new(format!("binary.{name}"), format!("binary, {name}"));
+        report.row(row.value("size", size(name)?, Unit::Megabytes));
+    }
     report.end()?;
 
     let volumes = [
@@ -68,7 +76,8 @@ pub(super) fn loaded_section(report: &mut Report, rows: Vec<Row>) -> Result<()> 
     report.end()
 }
 
-fn memory_row(pid: u32, id: &str, label: &str, goal: Option<Goal>) -> Result<Row> {
+/// Memory of a process once it has come to rest.
+pub(super) fn memory_row(pid: u32, id: &str, label: &str, goal: Option<Goal>) -> Result<Row> {
     let memory = proc::settled_memory(pid)?;
     let row = Row::new(format!("memory.{id}"), format!("memory, {label}"));
     let row = match goal {
@@ -150,6 +159,10 @@ fn filled() -> Result<Setup> {
     // The first start records them all; what is measured is a start that finds nothing new.
     setup.start()?.stop()?;
     Ok(setup)
+}
+
+fn size(program: &str) -> Result<f64> {
+    Ok(megabytes(fs::metadata(bin(program)?)?.len()))
 }
 
 fn megabytes(bytes: u64) -> f64 {

@@ -41,6 +41,8 @@ pub(super) struct Load {
 pub(super) struct Outcome {
     pub(super) latencies: Latencies,
     elapsed: Duration,
+    /// Requests per second of the best turn.
+    best: f64,
     /// Processor time of the process that answered.
     server: Duration,
     /// Time in which its first thread could have run but another process had the processor.
@@ -55,6 +57,7 @@ impl Outcome {
         Self {
             latencies: self.latencies.and(other.latencies),
             elapsed: self.elapsed + other.elapsed,
+            best: self.best.max(other.best),
             server: self.server + other.server,
             kept_waiting: self.kept_waiting + other.kept_waiting,
             client: self.client + other.client,
@@ -69,6 +72,11 @@ impl Outcome {
     /// Requests per second.
     pub(super) fn rate(&self) -> f64 {
         self.count() / self.elapsed.as_secs_f64()
+    }
+
+    /// Requests per second of the best of its turns: what others took from the machine is in it least.
+    pub(super) fn best_rate(&self) -> f64 {
+        self.best
     }
 
     /// Processor time that one request cost the server, in microseconds.
@@ -146,6 +154,7 @@ impl Load {
         // On one processor the first thread also waits for the other threads of its own process.
         let own_threads = server.saturating_sub(first.ran - before.1.ran);
         Ok(Outcome {
+            best: durations.len() as f64 / elapsed.as_secs_f64(),
             latencies: Latencies::of(durations),
             elapsed,
             server,

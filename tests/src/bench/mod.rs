@@ -1,19 +1,26 @@
 //! The benchmark: what is measured, in which order, and how it is told.
 //!
-//! Nothing here asserts a time. Everything that depends on the disk is set against a bare loop on the same disk
-//! moments before, and counted in flushes, which are the same on every machine.
+//! Nothing here asserts a time. What depends on the machine is set against something that is measured beside it in the same run, by
+//! turns: a bare loop on the same disk, `find` and `sha256sum` over the same files, the program that was there before. Writes are
+//! counted in flushes too, which are the same on every machine. Each row says what a missed goal of it means.
 
 mod control;
 mod disk;
+mod figure;
 mod footprint;
 mod front;
+mod idle;
 mod load;
 mod machine;
+mod peer;
 mod proc;
 mod reads;
 mod report;
+mod scale;
 mod stats;
 mod sync;
+mod tree;
+mod watched;
 mod writes;
 
 use std::time::Duration;
@@ -21,7 +28,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 
 use crate::sidecar::Setup;
-use report::Report;
+use report::{Report, Row};
+use tree::Tree;
 
 /// Bytes of the file that is read and written.
 const FILE_BYTES: usize = 4096;
@@ -51,13 +59,30 @@ struct Plan {
     idle: Duration,
     starts: usize,
     sync_rounds: usize,
+    /// The large workspace, and how often it is hashed for the first time and listed again.
+    tree: Tree,
+    hashes: usize,
+    restarts: usize,
+    /// The look at what wakes a process.
+    rest: Duration,
 }
 
 impl Plan {
     fn of(options: Options) -> Self {
         let seconds = Duration::from_secs;
         if options.quick {
-            Self { load: seconds(1), calibration: seconds(1), turns: 5, idle: seconds(2), starts: 5, sync_rounds: 20 }
+            Self {
+                load: seconds(1),
+                calibration: seconds(1),
+                turns: 5,
+                idle: seconds(2),
+                starts: 5,
+                sync_rounds: 20,
+                tree: Tree { files: 20_000, bytes: 10 * 1024 },
+                hashes: 2,
+                restarts: 5,
+                rest: seconds(10),
+            }
         } else {
             Self {
                 load: seconds(5),
@@ -66,6 +91,10 @@ impl Plan {
                 idle: seconds(5),
                 starts: 20,
                 sync_rounds: 100,
+                tree: Tree { files: 200_000, bytes: 10 * 1024 },
+                hashes: 2,
+                restarts: 5,
+                rest: seconds(60),
             }
         }
     }
@@ -84,9 +113,36 @@ fn measure(report: &mut Report, plan: Plan) -> Result<()> {
     let setup = Setup::new()?;
     machine::describe(report, &setup)?;
     disk::section(report, setup.outside(), plan).context("calibration")?;
-    footprint::section(report, plan).context("footprint")?;
 
+    // A part that cannot be measured here must not hide the others.
+    let mut failures = Vec::new();
     let mut memory = Vec::new();
+    let outcome = footprint::section(report, plan).context("footprint");
+    failures.extend(outcome.err());
+    let outcome = reads_and_writes(report, &setup, &mut memory, plan);
+    failures.extend(outcome.err());
+    let outcome = writes::memory_section(report, plan).context("writes in memory");
+    failures.extend(outcome.err());
+    let outcome = front::section(report, plan).context("front door");
+    failures.extend(outcome.err());
+    let outcome = peer::section(report, plan).context("the old sidecar's jobs");
+    failures.extend(outcome.err());
+    let outcome = scale::section(report, plan).context("large workspace");
+    failures.extend(outcome.err());
+    let outcome = idle::section(report, plan).context("at rest");
+    failures.extend(outcome.err());
+    match sync::section(report, plan).context("with control") {
+        Ok(rows) => memory.extend(rows),
+        Err(error) => failures.push(error),
+    }
+    footprint::loaded_section(report, memory)?;
+    for failure in &failures {
+        report.warn(&format!("not measured: {failure:#}"))?;
+    }
+    failures.into_iter().next().map_or(Ok(()), Err)
+}
+
+fn reads_and_writes(report: &mut Report, setup: &Setup, memory: &mut Vec<Row>, plan: Plan) -> Result<()> {
     let sidecar = setup.start()?;
     reads::section(report, &sidecar, plan).context("reads")?;
     memory.push(footprint::loaded(&sidecar, "reads", "sidecar after the reads")?);
@@ -94,11 +150,5 @@ fn measure(report: &mut Report, plan: Plan) -> Result<()> {
     let files = sidecar.status()?["watch"]["files"].as_u64().unwrap_or(0);
     memory.push(footprint::loaded(&sidecar, "writes", &format!("sidecar after the writes, {files} files"))?);
     sidecar.stop()?;
-    writes::memory_section(report, plan).context("writes in memory")?;
-    front::section(report, plan).context("front door")?;
-
-    let mut synced = sync::section(report, plan).context("with control");
-    memory.extend(synced.as_mut().map(std::mem::take).unwrap_or_default());
-    footprint::loaded_section(report, memory)?;
-    synced.map(drop)
+    Ok(())
 }

@@ -73,6 +73,28 @@ pub(super) fn switches(pid: u32) -> Result<u64> {
     Ok(sum)
 }
 
+/// What all threads of a process that are there have done so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Activity {
+    pub(super) threads: usize,
+    /// Context switches.
+    pub(super) switches: u64,
+    /// Time on a processor, exact.
+    pub(super) ran: Duration,
+}
+
+/// Activity until now.
+pub(super) fn activity(pid: u32) -> Result<Activity> {
+    let tasks = tasks(pid)?;
+    let ran = tasks.iter().filter_map(|task| {
+        // A thread may end at any time.
+        let text = fs::read_to_string(format!("/proc/{pid}/task/{task}/schedstat")).ok()?;
+        text.split_ascii_whitespace().next()?.parse::<u64>().ok()
+    });
+    let ran = Duration::from_nanos(ran.sum());
+    Ok(Activity { threads: tasks.len(), switches: switches(pid)?, ran })
+}
+
 /// Processor time of a process so far, in the kernel and outside.
 pub(super) fn processor_time(pid: u32) -> Result<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;

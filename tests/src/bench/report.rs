@@ -1,171 +1,18 @@
-//! Figures, their goals, and the two ways to print them.
+//! The two ways to print figures.
 
-use std::fmt;
 use std::io::{IsTerminal as _, Write as _};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
 use super::Options;
-use super::stats::Latencies;
+use super::figure::Measure;
+pub(super) use super::figure::{Goal, Row, Unit, millis};
 
-/// What a value is counted in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Unit {
-    /// A plain number.
-    Count,
-    /// 10^6 bytes.
-    Megabytes,
-    /// Milliseconds.
-    Millis,
-    /// Microseconds.
-    Micros,
-    /// Per second.
-    PerSecond,
-    /// Multiples of something.
-    Times,
-    /// Hundredths of something.
-    Percent,
-}
-
-impl Unit {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Count => "",
-            Self::Megabytes => " MB",
-            Self::Millis => " ms",
-            Self::Micros => " µs",
-            Self::PerSecond => "/s",
-            Self::Times => "×",
-            Self::Percent => " %",
-        }
-    }
-
-    fn show(self, value: f64) -> String {
-        let decimals = match self {
-            Self::PerSecond | Self::Percent => 0,
-            Self::Micros => 1,
-            Self::Count if value.fract() == 0.0 => 0,
-            Self::Millis if value >= 100.0 => 0,
-            Self::Millis if value >= 10.0 => 1,
-            Self::Count | Self::Megabytes | Self::Millis | Self::Times => 2,
-        };
-        format!("{value:.decimals$}{}", self.as_str())
-    }
-}
-
-/// What a value should be.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Goal {
-    Below(f64),
-    AtLeast(f64),
-    /// To two decimals.
-    Exactly(f64),
-}
-
-impl Goal {
-    fn met_by(self, value: f64) -> bool {
-        match self {
-            Self::Below(limit) => value < limit,
-            Self::AtLeast(limit) => value >= limit,
-            Self::Exactly(wanted) => (value - wanted).abs() < 0.005,
-        }
-    }
-}
-
-impl fmt::Display for Goal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Below(limit) => write!(f, "< {limit}"),
-            Self::AtLeast(limit) => write!(f, "≥ {limit}"),
-            Self::Exactly(wanted) => write!(f, "= {wanted}"),
-        }
-    }
-}
-
-struct Measure {
-    name: &'static str,
-    value: f64,
-    unit: Unit,
-    goal: Option<Goal>,
-}
-
-impl Measure {
-    fn show(&self) -> String {
-        let value = self.unit.show(self.value);
-        match self.goal {
-            None => format!("{} {value}", self.name),
-            Some(goal) => format!("{} {value} {} ({goal})", self.name, tick(goal.met_by(self.value))),
-        }
-    }
-}
-
-fn tick(met: bool) -> char {
-    if met { '✓' } else { '✗' }
-}
-
-/// One line: a thing that was measured, with its values.
-pub(super) struct Row {
-    id: String,
-    label: String,
-    measures: Vec<Measure>,
-}
-
-impl Row {
-    /// `id` names the row in JSON and stays the same; `label` is for people.
-    pub(super) fn new(id: impl Into<String>, label: impl Into<String>) -> Self {
-        Self { id: id.into(), label: label.into(), measures: Vec::new() }
-    }
-
-    /// Adds a value.
-    pub(super) fn value(self, name: &'static str, value: f64, unit: Unit) -> Self {
-        self.push(name, value, unit, None)
-    }
-
-    /// Adds a value that has a goal.
-    pub(super) fn goal(self, name: &'static str, value: f64, unit: Unit, goal: Goal) -> Self {
-        self.push(name, value, unit, Some(goal))
-    }
-
-    /// Adds the usual percentiles.
-    pub(super) fn latencies(self, latencies: &Latencies) -> Self {
-        self.value("p50", millis(latencies.percentile(50)), Unit::Millis).tail(latencies, None)
-    }
-
-    /// Adds the usual percentiles, with a goal for the 99th.
-    pub(super) fn latencies_p99(self, latencies: &Latencies, goal: Goal) -> Self {
-        self.value("p50", millis(latencies.percentile(50)), Unit::Millis).tail(latencies, Some(goal))
-    }
-
-    fn tail(self, latencies: &Latencies, goal: Option<Goal>) -> Self {
-        self.value("p95", millis(latencies.percentile(95)), Unit::Millis)
-            .push("p99", millis(latencies.percentile(99)), Unit::Millis, goal)
-            .value("max", millis(latencies.percentile(100)), Unit::Millis)
-    }
-
-    fn push(mut self, name: &'static str, value: f64, unit: Unit, goal: Option<Goal>) -> Self {
-        self.measures.push(Measure { name, value, unit, goal });
-        self
-    }
-
-    fn json(&self) -> Value {
-        let measures = self.measures.iter().map(|measure| {
-            let mut fields = json!({ "value": measure.value, "unit": measure.unit.as_str().trim() });
-            if let Some(goal) = measure.goal {
-                fields["goal"] = goal.to_string().into();
-                fields["met"] = goal.met_by(measure.value).into();
-            }
-            (measure.name.to_owned(), fields)
-        });
-        json!({ "id": self.id, "label": self.label, "measures": measures.collect::<Map<_, _>>() })
-    }
-}
-
-/// Milliseconds with their fraction.
-pub(super) fn millis(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1e3
-}
+/// What is said when goals were missed.
+const MISSED: &str = "A missed goal fails nothing. It is a figure that is worse than it should be against what was measured beside it in this run,
+which each line below names; where nothing was, it may be the machine that is slower than the goal supposes.";
 
 /// Collects rows and prints them section by section, or as one document at the end.
 pub(super) struct Report {
@@ -211,10 +58,15 @@ impl Report {
         self.line(&format!("\n{title}"))
     }
 
+    /// Says on stderr what takes long now.
+    pub(super) fn progress(&self, what: &str) {
+        eprintln!("  … {:.0} s: {what}", self.started.elapsed().as_secs_f64());
+    }
+
     /// Adds a row to the section.
     pub(super) fn row(&mut self, row: Row) {
         if self.options.json && std::io::stderr().is_terminal() {
-            eprintln!("  {}", row.label);
+            eprintln!("  {}", row.label());
         }
         self.rows.push(row);
     }
@@ -223,7 +75,7 @@ impl Report {
     pub(super) fn end(&mut self) -> Result<()> {
         let rows = self.rows.get(self.section..).unwrap_or_default();
         let lines: Vec<(&str, Vec<String>)> =
-            rows.iter().map(|row| (row.label.as_str(), row.measures.iter().map(Measure::show).collect())).collect();
+            rows.iter().map(|row| (row.label(), row.measures().iter().map(Measure::show).collect())).collect();
         for line in columns(&lines) {
             self.line(&line)?;
         }
@@ -235,18 +87,17 @@ impl Report {
     pub(super) fn finish(&mut self) -> Result<()> {
         // Rows of a section that failed half way.
         self.end()?;
-        let goals = self.rows.iter().flat_map(|row| row.measures.iter().map(move |measure| (row, measure)));
-        let judged: Vec<_> =
-            goals.filter_map(|(row, measure)| Some((row, measure, measure.goal?.met_by(measure.value)))).collect();
-        let met = judged.iter().filter(|(_, _, met)| *met).count();
+        let goals = self.rows.iter().flat_map(|row| row.measures().iter().map(move |measure| (row, measure)));
+        let judged: Vec<_> = goals.filter_map(|(row, measure)| Some((row, measure, measure.met()?))).collect();
+        let missed: Vec<_> = judged.iter().filter(|(_, _, met)| !met).collect();
         let seconds = self.started.elapsed().as_secs_f64();
+        let met = judged.len() - missed.len();
         let mut lines = vec![format!("\n{met} of {} goals reached, in {seconds:.0} s", judged.len())];
-        lines.extend(
-            judged
-                .iter()
-                .filter(|(_, _, met)| !met)
-                .map(|(row, measure, _)| format!("  ✗ {}: {}", row.label, measure.show())),
-        );
+        lines.extend((!missed.is_empty()).then(|| MISSED.to_owned()));
+        for (row, measure, _) in missed {
+            lines.push(format!("  ✗ {}: {}", row.label(), measure.show()));
+            lines.push(format!("      {}", row.meaning()));
+        }
         for line in lines {
             self.line(&line)?;
         }
@@ -292,13 +143,6 @@ fn columns(rows: &[(&str, Vec<String>)]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn goals_are_judged_at_their_edges() {
-        assert!(Goal::Below(8.0).met_by(7.99) && !Goal::Below(8.0).met_by(8.0));
-        assert!(Goal::AtLeast(30_000.0).met_by(30_000.0) && !Goal::AtLeast(30_000.0).met_by(29_999.9));
-        assert!(Goal::Exactly(2.0).met_by(2.004) && !Goal::Exactly(2.0).met_by(2.01));
-    }
 
     #[test]
     fn cells_begin_at_the_same_places() {

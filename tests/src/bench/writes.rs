@@ -15,6 +15,15 @@ use crate::sidecar::{Setup, Sidecar};
 /// The flush of the file and that of its directory.
 const DATA_FLUSHES: Goal = Goal::Exactly(2.0);
 
+/// Percent of what a bare loop does with the same files, and what eight writers do over one.
+const OF_BARE: Goal = Goal::AtLeast(80.0);
+const GROUP: Goal = Goal::AtLeast(2.0);
+
+const BESIDE_BARE: &str = "beside it: write, fsync, rename and fsync of the directory in a bare loop, as many at once, by turns on the same disk; \
+                           best turns of both. Less means that journal, intent and HTTP cost more than the rest of it";
+const BESIDE_ONE: &str = "beside it: one writer, by turns on the same disk; best turns of both. Less means that waiting writers do not share \
+                          flushes, or that flushes cost next to nothing here and the processor is the limit: see what the bare loop gains";
+
 /// Where Linux keeps files in memory.
 const MEMORY: &str = "/dev/shm";
 
@@ -116,53 +125,103 @@ pub(super) fn memory_section(report: &mut Report, plan: Plan) -> Result<()> {
     measure(report, &sidecar, &MEMORY_CASES, None, plan)
 }
 
-/// `bare` is where the bare loop runs.
+/// A case and what has been measured of it.
+struct Measured<'a> {
+    case: &'a Case,
+    puts: Puts,
+    flushes: Flushes,
+    outcome: Option<Outcome>,
+    bare: Option<Loop>,
+}
+
+/// Every case and its bare loop by turns, so that all meet the same disk. `bare` is where the bare loops run.
 fn measure(report: &mut Report, sidecar: &Sidecar, cases: &[Case], bare: Option<&Path>, plan: Plan) -> Result<()> {
-    let mut costs = Vec::new();
-    for case in cases {
-        let before = Flushes::of(sidecar)?;
-        let (outcome, bare) = in_turns(sidecar, case, bare, plan)?;
-        let flushes = Flushes::of(sidecar)?.since(&before);
-        let row = Row::new(format!("put.{}", case.id), case.label);
-        report.row(row.value("rate", outcome.rate(), Unit::PerSecond).latencies(&outcome.latencies));
-        let mut cost = Row::new(format!("put.cost.{}", case.id), case.label)
-            .goal("data flushes each", flushes.data / outcome.count(), Unit::Count, DATA_FLUSHES)
-            .value("journal flushes each", flushes.journal / outcome.count(), Unit::Count)
-            .value("processor time each", outcome.server_micros(), Unit::Micros);
-        if let Some(bare) = bare {
-            cost = cost.value("cost over the bare loop", bare.rate() / outcome.rate(), Unit::Times);
+    let begin = |case| Measured { case, puts: Puts::new(case), flushes: Flushes::default(), outcome: None, bare: None };
+    let mut all: Vec<_> = cases.iter().map(begin).collect();
+    for _ in 0..plan.turns {
+        for measured in &mut all {
+            measured.turn(sidecar, bare, plan)?;
         }
-        costs.push(cost);
+    }
+    for measured in &all {
+        let Some(outcome) = &measured.outcome else { continue };
+        let row = Row::new(format!("put.{}", measured.case.id), measured.case.label);
+        report.row(row.value("rate", outcome.rate(), Unit::PerSecond).latencies(&outcome.latencies));
     }
     report.end()?;
-    costs.into_iter().for_each(|row| report.row(row));
+    all.iter().filter_map(Measured::cost).for_each(|row| report.row(row));
+    report.end()?;
+    all.iter().filter_map(Measured::beside_bare).for_each(|row| report.row(row));
+    if let Some(row) = group(&all) {
+        report.row(row);
+    }
     report.end()
 }
 
-/// The load and the bare loop by turns, so that both meet the same disk.
-fn in_turns(sidecar: &Sidecar, case: &Case, bare: Option<&Path>, plan: Plan) -> Result<(Outcome, Option<Loop>)> {
-    let load = Load {
-        address: sidecar.address(),
-        pid: sidecar.pid(),
-        connections: case.writers,
-        time: plan.load / plan.turns,
-        body_bytes: None,
-    };
-    let mut puts = Puts::new(case);
-    let mut turn = || {
-        let time = plan.calibration / plan.turns;
-        let bare = bare.map(|dir| disk::replace(dir, case.writers, time)).transpose()?;
-        Ok::<_, anyhow::Error>((load.run(&mut puts)?, bare))
-    };
-    let mut sum = turn()?;
-    for _ in 1..plan.turns {
-        let (outcome, bare) = turn()?;
-        sum = (sum.0.and(outcome), sum.1.zip(bare).map(|(sum, bare)| sum.and(bare)));
+impl Measured<'_> {
+    fn turn(&mut self, sidecar: &Sidecar, bare: Option<&Path>, plan: Plan) -> Result<()> {
+        let load = Load {
+            address: sidecar.address(),
+            pid: sidecar.pid(),
+            connections: self.case.writers,
+            time: plan.load / plan.turns,
+            body_bytes: None,
+        };
+        let before = Flushes::of(sidecar)?;
+        let outcome = load.run(&mut self.puts)?;
+        self.flushes = self.flushes.and(&Flushes::of(sidecar)?.since(&before));
+        self.outcome = Some(match self.outcome.take() {
+            Some(sum) => sum.and(outcome),
+            None => outcome,
+        });
+        if let Some(dir) = bare {
+            let bare = disk::replace(dir, self.case.writers, plan.calibration / plan.turns)?;
+            self.bare = Some(match self.bare.take() {
+                Some(sum) => sum.and(bare),
+                None => bare,
+            });
+        }
+        Ok(())
     }
-    Ok(sum)
+
+    fn cost(&self) -> Option<Row> {
+        let outcome = self.outcome.as_ref()?;
+        let row = Row::new(format!("put.cost.{}", self.case.id), self.case.label)
+            .goal("data flushes each", self.flushes.data / outcome.count(), Unit::Count, DATA_FLUSHES)
+            .value("journal flushes each", self.flushes.journal / outcome.count(), Unit::Count)
+            .value("processor time each", outcome.server_micros(), Unit::Micros);
+        Some(row)
+    }
+
+    fn beside_bare(&self) -> Option<Row> {
+        let (outcome, bare) = (self.outcome.as_ref()?, self.bare.as_ref()?);
+        let percent = outcome.best_rate() / bare.best_rate() * 100.0;
+        let row = Row::new(format!("put.bare.{}", self.case.id), self.case.label).beside(BESIDE_BARE);
+        // The bare loop has a file for each of its writers too; the other cases do something else than it does.
+        let row = match self.case.target {
+            Target::Own => row.goal("of the bare loop", percent, Unit::Percent, OF_BARE),
+            Target::Shared | Target::New => row.value("of the bare loop", percent, Unit::Percent),
+        };
+        Some(row.value("best turn", outcome.best_rate(), Unit::PerSecond).value(
+            "bare loop's",
+            bare.best_rate(),
+            Unit::PerSecond,
+        ))
+    }
+}
+
+/// What eight writers with a file each do over one.
+fn group(all: &[Measured<'_>]) -> Option<Row> {
+    let own = |writers| all.iter().find(|one| one.case.target == Target::Own && one.case.writers == writers);
+    let (one, many) = (own(1)?, own(CONNECTIONS)?);
+    let gain = many.outcome.as_ref()?.best_rate() / one.outcome.as_ref()?.best_rate();
+    let bare = many.bare.as_ref()?.best_rate() / one.bare.as_ref()?.best_rate();
+    let row = Row::new("put.group", "PUT 4 KiB, 8 writers over 1, a file each").beside(BESIDE_ONE);
+    Some(row.goal("gain", gain, Unit::Times, GROUP).value("bare loop's gain", bare, Unit::Times))
 }
 
 /// Flushes so far, as the sidecar counts them.
+#[derive(Default)]
 struct Flushes {
     data: f64,
     journal: f64,
@@ -173,6 +232,10 @@ impl Flushes {
         let status = sidecar.status()?;
         let count = |name: &str| status["journal"][name].as_f64().with_context(|| format!("journal.{name} in /status"));
         Ok(Self { data: count("data_flushes")?, journal: count("flushes")? })
+    }
+
+    fn and(&self, other: &Self) -> Self {
+        Self { data: self.data + other.data, journal: self.journal + other.journal }
     }
 
     fn since(&self, before: &Self) -> Self {

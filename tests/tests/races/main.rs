@@ -89,6 +89,8 @@ fn lay_out(data: &Path, canary: &Path) -> Result<()> {
         ("relative.alt", Path::new("../canary").to_owned()),
         ("magic.alt", Path::new("/proc/self/root").join(canary.strip_prefix("/")?)),
         ("chain.alt", Path::new("w/dir.alt").to_owned()),
+        (".openclaw/dir.alt", canary.to_owned()),
+        ("workspace.alt", canary.to_owned()),
     ] {
         let path = data.join(name);
         if std::fs::symlink_metadata(&path).is_err() {
@@ -96,7 +98,7 @@ fn lay_out(data: &Path, canary: &Path) -> Result<()> {
             let _ = symlink(target, path);
         }
     }
-    for name in ["w/dir", "p", "relative", "magic", "chain", "m/leaves"] {
+    for name in ["w/dir", "p", "relative", "magic", "chain", "m/leaves", ".openclaw/dir", "workspace"] {
         let dir = data.join(name).join("sub");
         // Not while the name is a link: this would be made outside.
         if std::fs::symlink_metadata(data.join(name)).is_err() {
@@ -189,10 +191,18 @@ fn nothing_outside_is_reached_however_names_change() -> Result<()> {
         ("owned.md", "of somebody else".to_owned()),
     ];
     let mut canary = Canary::plant(&outside.join("canary"), &files)?;
-    for dir in ["w/dir/sub", "p/sub", "m/leaves/sub", "quiet"] {
+    for dir in ["w/dir/sub", "p/sub", "m/leaves/sub", "quiet", ".openclaw/dir/sub", "workspace/memory"] {
         std::fs::create_dir_all(data.join(dir))?;
     }
-    for file in ["w/file.md", "w/large.md", "w/hard.md", "quiet/file.md", "w/dir/secret.md", "p/sub/deep.md"] {
+    for file in [
+        "w/file.md",
+        "w/large.md",
+        "w/hard.md",
+        "quiet/file.md",
+        "w/dir/secret.md",
+        "p/sub/deep.md",
+        ".openclaw/dir/sub/deep.md",
+    ] {
         std::fs::write(data.join(file), "inside")?;
     }
     if is_root() {
@@ -222,6 +232,8 @@ fn nothing_outside_is_reached_however_names_change() -> Result<()> {
         ],
         vec![
             exchange("chain", "chain.alt"),
+            exchange(".openclaw/dir", ".openclaw/dir.alt"),
+            exchange("workspace", "workspace.alt"),
             exchange("w/dir", "p.alt"),
             exchange("w/file.md", "w/large.alt"),
             exchange("chain", "p"),

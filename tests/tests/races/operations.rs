@@ -72,7 +72,8 @@ const OPERATIONS: &[Operation] = &[
     always("GET raw", |_, file, _| Request { kind: RAW, ..Request::plain("GET", format!("/files/{file}")) }),
     always("HEAD", |_, file, _| Request::plain("HEAD", format!("/files/{file}"))),
     always("PUT", |_, file, number| {
-        Request::json("PUT", format!("/files/{file}"), format!("{{\"content\":\"v{number}\"}}"))
+        // A text that can be patched.
+        Request::json("PUT", format!("/files/{file}"), format!("{{\"content\":\"{{\\\"v\\\":{number}}}\"}}"))
     }),
     always("PUT raw, large", |_, file, number| {
         let body = vec![b"abcdefghi"[number]; 70_000];
@@ -131,11 +132,34 @@ const OPERATIONS: &[Operation] = &[
     }),
     perhaps("search", |directory, _, _| Request::plain("GET", format!("/search?path={directory}&q=somebody"))),
     perhaps("search everywhere", |_, _, _| Request::plain("GET", "/search?q=canary".to_owned())),
-    perhaps("PATCH", |_, file, _| Request {
+    perhaps("PATCH", |_, file, number| Request {
         kind: "application/merge-patch+json",
-        body: b"{\"a\":1}".to_vec(),
+        body: format!("{{\"a\":{number}}}").into_bytes(),
         ..Request::plain("PATCH", format!("/files/{file}"))
     }),
+    always("winston GET", |_, _, number| Request::plain("GET", format!("/winston/files/{}", OLD_NAMES[number]))),
+    always("winston PUT", |_, _, number| {
+        let body = format!("{{\"content\":\"w{number}\"}}");
+        Request::json("PUT", format!("/winston/files/{}", OLD_NAMES[number]), body)
+    }),
+    always("winston list", |_, _, number| {
+        let directory = ["", "dir", "dir/sub", "memory", "workspace"][number % 5];
+        Request::plain("GET", format!("/winston/files/{directory}"))
+    }),
+    always("winston changes", |_, _, _| Request::plain("GET", "/winston/changes?limit=50".to_owned())),
+];
+
+/// Files in the names of `/winston`, which are relative to the state directory or mean the workspace.
+const OLD_NAMES: [&str; 9] = [
+    "dir/secret.md",
+    "dir/sub/deep.md",
+    "dir/large.bin",
+    "dir/new/dir/new.md",
+    "memory/secret.md",
+    "memory/new.md",
+    "workspace/secret.md",
+    "workspace/sub/deep.md",
+    "workspace/new.md",
 ];
 
 /// A tar archive with one file of this name: a head of 512 bytes, the content, two empty blocks.

@@ -25,7 +25,7 @@ impl Transaction<'_> {
         let mut slipped = Vec::with_capacity(planned.len());
         for Planned { index, step, over, precondition } in planned {
             let previous = match step.displaces() {
-                None => over.hash(),
+                None => over.previous(),
                 Some((slot, path)) => match edits.displaced(slot, path, over, *precondition, &mut pending) {
                     Ok(other) => other.unwrap_or_else(|| over.hash()),
                     Err(Slipped) => return Ok(Attempt::Again),
@@ -66,9 +66,9 @@ impl Transaction<'_> {
     ) -> Result<(), SetError> {
         let (edits, author) = (self.edits, self.author);
         match (&planned.step, &self.ops[planned.index]) {
-            (Step::Put { path, hash, size, replaces, ours, .. }, Op::Put { content, .. }) => {
-                let version =
-                    NewVersion { hash: Some(*hash), previous, size: *size, created: !*replaces, content: None };
+            (Step::Put { path, hash, size, ours, .. }, Op::Put { content, .. }) => {
+                let created = found.current.is_new();
+                let version = NewVersion { hash: Some(*hash), previous, size: *size, created, content: None };
                 if found.current.hash() != Some(*hash) {
                     pending.version_kept(path, author, version, content.clone());
                 }

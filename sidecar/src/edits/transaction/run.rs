@@ -371,3 +371,7 @@ impl Edits {
         if hash_of(&bytes) == hash { Ok(bytes) } else { Err(FsError::NotFound.into()) }
     }
 }
+
+#[cfg(test)]
+#[path = "restage_tests.rs"]
+mod tests;

@@ -102,9 +102,11 @@ impl Edits {
                 }
             }
             Step::MoveDirectory { from, to, .. } => self.record_moved_below(from, to, author, pending)?,
-            Step::DeleteDirectory { path, .. } => {
-                for path in self.indexed_below(path) {
-                    if self.root.stat(&path)?.is_none() {
+            Step::DeleteDirectory { slot, path: directory } => {
+                for path in self.indexed_below(directory) {
+                    // What the step took is in its slot until the set is settled; the rest of what is gone may be held back.
+                    let taken = || Ok::<_, EditError>(self.removed_to(slot, directory, &path)?.is_some());
+                    if self.root.stat(&path)?.is_none() && (!self.withheld.holds(&path) || taken()?) {
                         let previous = self.index.version(path.as_str()).and_then(|version| version.hash);
                         pending.deleted(&path, author, previous);
                     }

@@ -163,12 +163,17 @@ impl Edits {
             if self.root.stat(&before)?.is_some() {
                 continue;
             }
-            let after = before.rebased(from, to).filter(|after| self.layout.class(after) == Class::Tracked);
-            let Some(after) = after else {
+            let after = before.rebased(from, to);
+            let stat = after.as_ref().map(|after| self.root.stat(after)).transpose()?.flatten();
+            if stat.is_none() && self.withheld.holds(&before) {
+                // It was not there to be moved.
+                continue;
+            }
+            let Some(after) = after.filter(|after| self.layout.class(after) == Class::Tracked) else {
                 pending.deleted(&before, author, version.hash);
                 continue;
             };
-            let stat = self.root.stat(&after)?.filter(|stat| stat.kind == EntryKind::File);
+            let stat = stat.filter(|stat| stat.kind == EntryKind::File);
             let size = stat.map_or(0, |stat| stat.size);
             pending.moved(&before, &after, author, version.hash, None, size);
             // A file keeps its stat when its directory is moved, so what matched there matches here; otherwise the next look compares.

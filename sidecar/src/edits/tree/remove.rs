@@ -108,6 +108,9 @@ impl Edits {
         // What the agent removed just before is the agent's.
         let present: HashSet<_> = files.iter().map(|gone| &gone.path).collect();
         for gone in self.indexed_below(path).into_iter().filter(|path| !present.contains(path)) {
+            if self.withheld.holds(&gone) {
+                continue;
+            }
             let previous = self.index.version(gone.as_str()).and_then(|version| version.hash);
             pending.deleted(&gone, &agent(), previous);
         }
@@ -187,6 +190,19 @@ impl Edits {
             tracing::warn!(%error, "could not flush the staging directory");
         }
         self.staging.discard(slot);
+    }
+}
+
+impl Edits {
+    /// What a file below a removed directory is in the directory's slot.
+    pub(in super::super) fn removed_to(
+        &self,
+        slot: &str,
+        directory: &TenantPath,
+        file: &TenantPath,
+    ) -> Result<Option<Stat>, EditError> {
+        let taken = file.rebased(directory, &staged_path(slot)?);
+        Ok(taken.map(|taken| self.root.stat(&taken)).transpose()?.flatten())
     }
 }
 

@@ -1,6 +1,6 @@
 //! The transitions of the diagram, one method for each kind of event.
 
-use super::{Action, End, Event, Limits, Moment, Phase, State, StopStep, Then, Why};
+use super::{Action, End, Event, Limits, Memory, Moment, Phase, State, StopStep, Then, Why};
 
 /// The transition function.
 pub(in crate::gateway) fn step(limits: &Limits, state: &State, event: Event, moment: Moment) -> (State, Vec<Action>) {
@@ -26,10 +26,12 @@ impl Step<'_> {
             Event::Stop => self.stop(Why::Requested, Then::Stay),
             Event::Restart => self.restart(),
             Event::Shutdown => self.stop(Why::Requested, Then::End),
+            Event::Release => self.state.phase = Phase::ShutDown,
+            Event::Resumed(memory) => self.resumed(memory),
             Event::ConfigReady => self.config_ready(),
             Event::SpawnFailed => self.failed(),
             Event::Exited(end) => self.exited(end),
-            Event::Started | Event::Alive | Event::Silent => self.probed(event),
+            Event::Started | Event::NotYet | Event::Alive | Event::Silent => self.probed(event),
             Event::DrainRefused => self.drain_refused(),
             Event::Deadline => self.deadline(),
         }
@@ -38,7 +40,7 @@ impl Step<'_> {
     fn start(&mut self) {
         self.state.failures = 0;
         match &mut self.state.phase {
-            Phase::Starting { .. } | Phase::Ready { .. } | Phase::Unresponsive { .. } => {}
+            phase if phase.probe().is_some() => {}
             Phase::Stopping { then, .. } => queue(then, Then::Start),
             _ => self.launch(),
         }
@@ -46,7 +48,7 @@ impl Step<'_> {
 
     fn restart(&mut self) {
         match self.state.phase {
-            Phase::Starting { .. } | Phase::Ready { .. } | Phase::Unresponsive { .. } => {
+            phase if phase.probe().is_some() => {
                 self.state.failures = 0;
                 self.stop(Why::Requested, Then::Start);
             }
@@ -58,12 +60,12 @@ impl Step<'_> {
         let now = self.moment.now;
         let (step, step_ends) = match &mut self.state.phase {
             Phase::Stopping { then, .. } => return queue(then, after),
-            Phase::Ready { .. } if why == Why::Requested => {
+            Phase::Ready { .. } | Phase::Adopted { ready_since: Some(_), .. } if why == Why::Requested => {
                 self.actions.push(Action::Drain);
                 (StopStep::Draining, now + self.limits.drain_step())
             }
             // Too early or too late for the RPC: its listener is not up yet, or does not answer.
-            Phase::Starting { .. } | Phase::Ready { .. } | Phase::Unresponsive { .. } => {
+            phase if phase.probe().is_some() => {
                 self.actions.push(Action::Terminate);
                 (StopStep::Terminating, now + self.limits.term_grace)
             }
@@ -74,6 +76,24 @@ impl Step<'_> {
         };
         self.forgive_if_it_ran_well();
         self.state.phase = Phase::Stopping { why, then: after, step, step_ends };
+    }
+
+    /// Goes on where the sidecar before us was.
+    fn resumed(&mut self, memory: Memory) {
+        let now = self.moment.now;
+        self.state.configured = memory.configured;
+        self.state.failures = memory.failures;
+        self.state.phase = match memory.running {
+            Some(running) => Phase::Adopted {
+                ready_since: running.ready_for.map(|time| now.saturating_sub(time)),
+                // One that has used its budget up still gets a question.
+                budget_ends: now
+                    + self.limits.start_budget.saturating_sub(running.age).max(self.limits.probe_limit * 2),
+            },
+            None if memory.stopped => Phase::Stopped,
+            None if memory.failures == 0 || !memory.configured => return self.launch(),
+            None => self.pause(memory.failures),
+        };
     }
 
     /// A new configuration deserves a fresh count, whatever the old one did.
@@ -88,6 +108,11 @@ impl Step<'_> {
     fn probed(&mut self, event: Event) {
         let now = self.moment.now;
         self.state.phase = match (self.state.phase, event) {
+            (Phase::Adopted { ready_since, .. }, Event::Started) => Phase::Ready { since: ready_since.unwrap_or(now) },
+            (Phase::Adopted { ready_since: Some(ready_since), .. }, Event::NotYet) => {
+                Phase::Unresponsive { ready_since, budget_ends: now + self.limits.liveness_budget }
+            }
+            (Phase::Adopted { ready_since: None, budget_ends }, Event::NotYet) => Phase::Starting { budget_ends },
             (Phase::Starting { .. }, Event::Started) => Phase::Ready { since: now },
             (Phase::Ready { since }, Event::Silent) => {
                 Phase::Unresponsive { ready_since: since, budget_ends: now + self.limits.liveness_budget }
@@ -112,7 +137,7 @@ impl Step<'_> {
             return;
         }
         match self.state.phase {
-            Phase::Starting { .. } => self.stop(Why::NeverReady, Then::Recover),
+            Phase::Starting { .. } | Phase::Adopted { .. } => self.stop(Why::NeverReady, Then::Recover),
             Phase::Unresponsive { .. } => self.stop(Why::Unresponsive, Then::Recover),
             Phase::Stopping { .. } => self.escalate(),
             Phase::Backoff { .. } | Phase::CrashLooping { .. } => self.launch(),
@@ -155,7 +180,7 @@ impl Step<'_> {
                 Then::Recover => self.failed(),
                 Then::End => self.state.phase = Phase::ShutDown,
             },
-            Phase::Ready { .. } | Phase::Unresponsive { .. } => {
+            Phase::Ready { .. } | Phase::Unresponsive { .. } | Phase::Adopted { ready_since: Some(_), .. } => {
                 self.forgive_if_it_ran_well();
                 if end == End::Clean && self.state.failures == 0 {
                     self.state.failures = 1;
@@ -179,7 +204,9 @@ impl Step<'_> {
     fn forgive_if_it_ran_well(&mut self) {
         let ready_since = match self.state.phase {
             Phase::Ready { since } => since,
-            Phase::Unresponsive { ready_since, .. } => ready_since,
+            Phase::Unresponsive { ready_since, .. } | Phase::Adopted { ready_since: Some(ready_since), .. } => {
+                ready_since
+            }
             _ => return,
         };
         if self.moment.now.saturating_sub(ready_since) >= self.limits.ran_well {
@@ -188,14 +215,18 @@ impl Step<'_> {
     }
 
     fn failed(&mut self) {
+        self.state.failures = self.state.failures.saturating_add(1);
+        self.state.phase = self.pause(self.state.failures);
+    }
+
+    /// The wait after so many ends in a row, the last one included.
+    fn pause(&self, failures: u32) -> Phase {
         let now = self.moment.now;
-        let earlier = self.state.failures;
-        self.state.failures = earlier.saturating_add(1);
-        self.state.phase = if self.state.failures >= self.limits.quick_ends {
+        if failures >= self.limits.quick_ends {
             Phase::CrashLooping { retry_at: now + self.limits.crash_loop_retry }
         } else {
-            Phase::Backoff { until: now + self.limits.backoff.delay(earlier, self.moment.jitter) }
-        };
+            Phase::Backoff { until: now + self.limits.backoff.delay(failures.saturating_sub(1), self.moment.jitter) }
+        }
     }
 
     fn launch(&mut self) {

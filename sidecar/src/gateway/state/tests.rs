@@ -3,10 +3,14 @@
 use super::*;
 
 mod properties;
+mod resumed;
 
 const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
+
+/// What a sidecar leaves that had nothing to leave.
+const NOTHING: Memory = Memory { running: None, stopped: false, failures: 0, configured: true };
 
 /// Walks the transition function; jitter is at its maximum, so that delays are known.
 struct Walk {
@@ -69,6 +73,19 @@ impl Walk {
         walk
     }
 
+    /// After another sidecar that left this.
+    fn resumed(memory: Memory) -> Self {
+        let mut walk = Self { limits: Limits::default(), state: State::initial(), now: secs(1000) };
+        assert_eq!(walk.take(Event::Resumed(memory)), []);
+        walk
+    }
+
+    fn adopted(ready_for: Option<Duration>) -> Self {
+        let walk = Self::resumed(Memory { running: Some(Running { age: secs(100), ready_for }), ..NOTHING });
+        walk.expect(GatewayState::Adopted);
+        walk
+    }
+
     fn take(&mut self, event: Event) -> Vec<Action> {
         let moment = Moment { now: self.now, jitter: Jitter(u16::MAX) };
         let (state, actions) = step(&self.limits, &self.state, event, moment);
@@ -96,6 +113,8 @@ fn everywhere() -> Vec<Walk> {
     let waiting = Walk { limits: Limits::default(), state: State::initial(), now: secs(1000) };
     vec![
         waiting,
+        Walk::adopted(None),
+        Walk::adopted(Some(secs(50))),
         Walk::starting(),
         Walk::ready(),
         Walk::unresponsive(),
@@ -290,7 +309,7 @@ fn answers_to_old_questions_change_nothing() {
     for mut walk in everywhere() {
         let before = walk.state.clone();
         let stale = match before.phase {
-            Phase::Starting { .. } => [Event::Alive, Event::Silent],
+            Phase::Starting { .. } | Phase::Adopted { .. } => [Event::Alive, Event::Silent],
             Phase::Ready { .. } => [Event::Started, Event::Alive],
             Phase::Unresponsive { .. } => [Event::Started, Event::Silent],
             _ => [Event::Started, Event::Silent],

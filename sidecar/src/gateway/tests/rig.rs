@@ -9,7 +9,9 @@ use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::timeout;
 
 use super::stand_in::StandIn;
-use crate::gateway::{Backoff, GatewayConfig, GatewayHandle, GatewayState, GatewayStatus, Limits, logs::Stream, start};
+use crate::gateway::{
+    Backoff, GatewayConfig, GatewayHandle, GatewayState, GatewayStatus, Limits, LogSettings, logs::Stream, start,
+};
 
 static TURN: Mutex<()> = Mutex::const_new(());
 
@@ -59,12 +61,13 @@ impl Rig {
                 crash_loop_retry: PATIENCE * 10,
                 ..Limits::default()
             },
+            logs: LogSettings::default(),
         };
         Self { _turn: turn, dir, config, stand_in }
     }
 
     pub(super) fn start(&self) -> GatewayHandle {
-        start(self.config.clone())
+        start(self.config.clone(), None).expect("pipes")
     }
 
     pub(super) fn config_file(&self) -> PathBuf {

@@ -1,6 +1,8 @@
 //! Uploaded archives: from a stream of bytes to vetted entries.
 
 mod entries;
+#[cfg(test)]
+mod fuzz;
 mod stream;
 mod vet;
 

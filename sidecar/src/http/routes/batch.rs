@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,7 @@ use super::super::body::{self, Body};
 use super::super::error::ApiError;
 use super::files::author;
 use super::ops::{decode, in_turn, mode, target};
-use crate::edits::{Author, Edits, Outcome, Precondition, SetError, Transaction};
+use crate::edits::{Author, EditError, Edits, Outcome, Precondition, SetError, Transaction};
 use crate::fs::TenantPath;
 
 #[derive(Deserialize)]
@@ -91,7 +92,8 @@ fn carry_out(edits: &Edits, body: &[u8], author: &Author) -> Result<Vec<Outcome>
         .map_err(|error| ApiError::bad_request("bad_json", format!("bad JSON: {error}")))?;
     let mut set = edits.begin(author)?;
     for (index, operation) in request.operations.iter().enumerate() {
-        operation.add_to(&mut set).map_err(|error| error.with("index", index).with("path", operation.path.as_ref()))?;
+        let added = operation.understood().and_then(|step| Ok(step.add_to(&mut set)?));
+        added.map_err(|error| error.with("index", index).with("path", operation.path.as_ref()))?;
     }
     let paths: Vec<_> = request.operations.iter().map(|operation| operation.path.as_ref()).collect();
     set.commit().map_err(|SetError { index, error }| {
@@ -103,8 +105,26 @@ fn carry_out(edits: &Edits, body: &[u8], author: &Author) -> Result<Vec<Outcome>
     })
 }
 
+/// What an operation says, once it has been understood.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    Put { path: TenantPath, content: Bytes, precondition: Precondition, mode: Option<u32> },
+    Delete { path: TenantPath, precondition: Precondition },
+    Move { from: TenantPath, to: TenantPath, source: Precondition, target: Precondition },
+}
+
+impl Step {
+    fn add_to(self, set: &mut Transaction<'_>) -> Result<(), EditError> {
+        match self {
+            Self::Put { path, content, precondition, mode } => set.put(path, &content, precondition, mode),
+            Self::Delete { path, precondition } => set.delete(path, precondition),
+            Self::Move { from, to, source, target } => set.move_file(from, to, source, target),
+        }
+    }
+}
+
 impl Operation<'_> {
-    fn add_to(&self, set: &mut Transaction<'_>) -> Result<(), ApiError> {
+    fn understood(&self) -> Result<Step, ApiError> {
         let path = TenantPath::parse(&self.path)?;
         let precondition = self.precondition()?;
         let content = decode(self.content.as_deref(), self.content_base64.as_deref())?;
@@ -117,15 +137,15 @@ impl Operation<'_> {
                 let content =
                     content.ok_or_else(|| ApiError::bad_request("missing_content", "Missing content field"))?;
                 let mode = self.mode.as_deref().map(mode).transpose()?;
-                Ok(set.put(path, &content, precondition, mode)?)
+                Ok(Step::Put { path, content, precondition, mode })
             }
             "delete" if for_move || for_put => misplaced("what is given beside the path"),
-            "delete" => Ok(set.delete(path, precondition)?),
+            "delete" => Ok(Step::Delete { path, precondition }),
             "move" if for_put => misplaced("a content or a mode"),
             "move" => {
                 let to = self.to.as_deref().ok_or_else(|| ApiError::bad_request("bad_field", "`to` is missing"))?;
                 let target = target(self.overwrite, self.to_hash.as_deref())?;
-                Ok(set.move_file(path, TenantPath::parse(to)?, precondition, target)?)
+                Ok(Step::Move { from: path, to: TenantPath::parse(to)?, source: precondition, target })
             }
             _ => Err(ApiError::bad_request("bad_op", "op must be put, delete or move")),
         }
@@ -147,3 +167,7 @@ impl Operation<'_> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "batch_fuzz.rs"]
+mod fuzz;

@@ -67,10 +67,12 @@ fn newest(app: &App, limit: usize) -> Response<Body> {
 }
 
 fn epoch(app: &App, query: &Query) -> Result<Uuid, ApiError> {
-    match query.get("epoch") {
-        None => Ok(app.edits.journal().epoch()),
-        Some(text) => text.parse().map_err(|_| ApiError::bad_request("bad_query", "epoch is a UUID")),
-    }
+    Ok(named_epoch(query)?.unwrap_or_else(|| app.edits.journal().epoch()))
+}
+
+fn named_epoch(query: &Query) -> Result<Option<Uuid>, ApiError> {
+    let bad = |_| ApiError::bad_request("bad_query", "epoch is a UUID");
+    query.get("epoch").map(str::parse).transpose().map_err(bad)
 }
 
 fn path(query: &Query) -> Result<Option<TenantPath>, ApiError> {
@@ -79,15 +81,28 @@ fn path(query: &Query) -> Result<Option<TenantPath>, ApiError> {
 
 /// Where a stream begins: after the last event that the client has seen, after the number that it names, or now.
 fn begin(app: &App, query: &Query, headers: &HeaderMap) -> Result<(Uuid, u64), ApiError> {
-    let Some(id) = headers.get(&LAST_EVENT_ID) else {
-        let seq = query.number("after")?.unwrap_or_else(|| app.edits.journal().head_seq());
-        return Ok((epoch(app, query)?, seq));
-    };
+    if let Some(seen) = last_seen(headers)? {
+        return Ok(seen);
+    }
+    let seq = query.number("after")?.unwrap_or_else(|| app.edits.journal().head_seq());
+    Ok((epoch(app, query)?, seq))
+}
+
+/// The id of the last event that the client has seen, as [`event_id`] writes it.
+fn last_seen(headers: &HeaderMap) -> Result<Option<(Uuid, u64)>, ApiError> {
+    let mut ids = headers.get_all(&LAST_EVENT_ID).iter();
+    let Some(id) = ids.next() else { return Ok(None) };
     let seen = || -> Option<(Uuid, u64)> {
         let (epoch, seq) = id.to_str().ok()?.split_once(':')?;
         Some((epoch.parse().ok()?, seq.parse().ok()?))
     };
-    seen().ok_or_else(|| ApiError::bad_request("bad_query", "Last-Event-ID is <epoch>:<seq>"))
+    // Of two that differ neither is the last one.
+    let seen = if ids.next().is_none() { seen() } else { None };
+    seen.map(Some).ok_or_else(|| ApiError::bad_request("bad_query", "Last-Event-ID is <epoch>:<seq>, once"))
+}
+
+fn event_id(epoch: Uuid, seq: u64) -> String {
+    format!("{epoch}:{seq}")
 }
 
 async fn stream(app: &App, query: &Query, headers: &HeaderMap) -> Result<Response<Body>, ApiError> {
@@ -127,7 +142,7 @@ async fn follow(edits: Arc<Edits>, reader: Reader, first: Page, ready: &Ready, s
     let mut head = edits.journal().head();
     let epoch = reader.epoch();
     let mut text = b"retry: 2000\n\n".to_vec();
-    if event(&mut text, &format!("{epoch}:{seq}"), "ready", ready).is_err() || !events.send(text).await {
+    if event(&mut text, &event_id(epoch, seq), "ready", ready).is_err() || !events.send(text).await {
         return;
     }
     let (mut reader, mut page, mut reached) = (reader, first, seq);
@@ -177,7 +192,7 @@ fn render(epoch: Uuid, page: &Page) -> serde_json::Result<Vec<u8>> {
         let before = lost.partition_point(|seq| *seq < change.seq);
         render_lost(&mut text, epoch, &lost[..before])?;
         lost = &lost[before..];
-        event(&mut text, &format!("{epoch}:{}", change.seq), "change", change)?;
+        event(&mut text, &event_id(epoch, change.seq), "change", change)?;
     }
     render_lost(&mut text, epoch, lost)?;
     Ok(text)
@@ -185,7 +200,7 @@ fn render(epoch: Uuid, page: &Page) -> serde_json::Result<Vec<u8>> {
 
 fn render_lost(text: &mut Vec<u8>, epoch: Uuid, lost: &[u64]) -> serde_json::Result<()> {
     match lost.last() {
-        Some(last) => event(text, &format!("{epoch}:{last}"), "lost", &Lost { lost }),
+        Some(last) => event(text, &event_id(epoch, *last), "lost", &Lost { lost }),
         None => Ok(()),
     }
 }
@@ -195,12 +210,12 @@ fn farewell(epoch: Uuid, error: &PageError) -> Option<Vec<u8>> {
     let mut text = Vec::new();
     match error {
         PageError::Trimmed { first_seq } => {
-            let id = format!("{epoch}:{}", first_seq.saturating_sub(1));
+            let id = event_id(epoch, first_seq.saturating_sub(1));
             event(&mut text, &id, "gap", &serde_json::json!({ "first_seq": first_seq })).ok()?;
         }
         PageError::OtherEpoch { epoch: other, head } => {
             let data = serde_json::json!({ "epoch": other, "head": head });
-            event(&mut text, &format!("{other}:0"), "other_epoch", &data).ok()?;
+            event(&mut text, &event_id(*other, 0), "other_epoch", &data).ok()?;
         }
         PageError::Journal(error) => {
             tracing::error!(%error, "a stream of changes ends: the journal cannot be read");
@@ -209,3 +224,7 @@ fn farewell(epoch: Uuid, error: &PageError) -> Option<Vec<u8>> {
     }
     Some(text)
 }
+
+#[cfg(test)]
+#[path = "changes_fuzz.rs"]
+mod fuzz;

@@ -67,7 +67,8 @@ fn watch(text: &mut Text, app: &App) {
         "1 while changes are found by comparing only.",
         u8::from(watch.polling()),
     );
-    text.single("winston_watch_halted", Gauge, "1 while the data directory is not in place.", u8::from(watch.halted()));
+    let halted = app.edits.withheld().halt().is_some();
+    text.single("winston_watch_halted", Gauge, "1 while deletions are held back.", u8::from(halted));
 }
 
 fn sync(text: &mut Text, report: &SyncReport) {
@@ -94,6 +95,11 @@ fn gateway(text: &mut Text, app: &App) {
         "Starts of the gateway after the first.",
         status.restarts,
     );
+    let logs = app.gateway.logs_counts();
+    let mut lines = text.family("winston_gateway_log_lines_total", Kind::Counter, "Lines of the gateway's output.");
+    for (fate, count) in [("kept", logs.kept), ("dropped", logs.dropped), ("file_dropped", logs.file_dropped)] {
+        lines.value(&[("fate", fate)], count);
+    }
 }
 
 /// The present state as a label: a query need not know numbers for states, nor this place every state that there may be.

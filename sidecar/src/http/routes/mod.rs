@@ -8,6 +8,7 @@ mod content;
 pub(super) mod extract;
 pub(super) mod files;
 pub(super) mod gateway;
+pub(super) mod gateway_logs;
 pub(super) mod health;
 pub(super) mod list;
 pub(super) mod merge;
@@ -16,6 +17,7 @@ mod old_names;
 pub(super) mod ops;
 pub(super) mod search;
 pub(super) mod status;
+pub(super) mod upgrade;
 pub(super) mod watch;
 pub(super) mod winston;
 

@@ -15,7 +15,7 @@ struct Accepted {
 }
 
 pub(in super::super) fn accept(app: &App) -> Result<Response<Body>, ApiError> {
-    let files = app.watch.accept().map_err(|error| {
+    let files = app.watch.accept(app.edits.withheld()).map_err(|error| {
         let (status, code) = match error {
             AcceptError::NotHalted => (StatusCode::CONFLICT, "not_halted"),
             AcceptError::Away => (StatusCode::CONFLICT, "data_dir_away"),

@@ -11,6 +11,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         2 => Just(Event::Restart),
         2 => Just(Event::ConfigReady),
         2 => Just(Event::Started),
+        1 => Just(Event::NotYet),
         1 => Just(Event::Alive),
         2 => Just(Event::Silent),
         1 => Just(Event::DrainRefused),
@@ -23,10 +24,19 @@ fn any_event() -> impl Strategy<Value = Event> {
     ]
 }
 
+fn any_memory() -> impl Strategy<Value = Memory> {
+    let running = (0u64..1000, proptest::option::of(0u64..1000))
+        .prop_map(|(age, ready)| Running { age: secs(age), ready_for: ready.map(secs) });
+    (proptest::option::of(running), any::<bool>(), 0u32..8, any::<bool>())
+        .prop_map(|(running, stopped, failures, configured)| Memory { running, stopped, failures, configured })
+}
+
 /// The world as the transition function cannot see it: whether there is a process.
 struct World {
     walk: Walk,
     alive: bool,
+    /// The process was started here, not by an earlier sidecar.
+    spawned: bool,
 }
 
 impl World {
@@ -36,7 +46,7 @@ impl World {
             Event::Exited(_) if !self.alive => return Ok(()),
             Event::Exited(_) => self.alive = false,
             // Only ever the answer to `Spawn`.
-            Event::SpawnFailed if !matches!(self.walk.state.phase, Phase::Starting { .. }) => {
+            Event::SpawnFailed if !self.spawned || !matches!(self.walk.state.phase, Phase::Starting { .. }) => {
                 return Ok(());
             }
             Event::SpawnFailed => self.alive = false,
@@ -46,7 +56,7 @@ impl World {
             match action {
                 Action::Spawn => {
                     prop_assert!(!self.alive, "two processes");
-                    self.alive = true;
+                    (self.alive, self.spawned) = (true, true);
                 }
                 Action::Drain | Action::Terminate | Action::Kill => {
                     prop_assert!(self.alive, "{action:?} without a process");
@@ -79,11 +89,16 @@ impl World {
 proptest! {
     #[test]
     fn whatever_happens(
+        memory in proptest::option::of(any_memory()),
         events in proptest::collection::vec((any_event(), 0u64..400), 0..120),
         shutdown: bool,
     ) {
         let walk = Walk { limits: Limits::default(), state: State::initial(), now: secs(0) };
-        let mut world = World { walk, alive: false };
+        let mut world = World { walk, alive: false, spawned: false };
+        if let Some(memory) = memory {
+            world.alive = memory.running.is_some();
+            world.deliver(Event::Resumed(memory))?;
+        }
         for (event, seconds) in events {
             world.walk.now += secs(seconds);
             world.deliver(event)?;

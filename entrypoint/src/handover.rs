@@ -1,0 +1,149 @@
+//! What outlives each sidecar, because PID 1 holds it: the pipes of the gateway's output, the record about the gateway, and
+//! the listening socket of the API.
+//!
+//! Both ends of the output pipes stay open here, so a gateway without a sidecar finds neither a reader that went away
+//! (it would exit) nor an end of the stream. Nothing is read here: what is written meanwhile waits in the pipe for the next
+//! sidecar. See `winston_wire::HandoverFds` for who gets what.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
+
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
+use winston_wire::{HandoverFds, Reaped};
+
+/// Output of a gateway that can wait for the next sidecar: the most that an ordinary user may ask for.
+const OUTPUT_BYTES: usize = 1 << 20;
+
+/// Connections that can wait for the next sidecar.
+const BACKLOG: i32 = 1024;
+
+struct Pipe {
+    read: OwnedFd,
+    write: OwnedFd,
+}
+
+impl Pipe {
+    fn new(flags: PipeFlags) -> rustix::io::Result<Self> {
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC | flags)?;
+        Ok(Self { read, write })
+    }
+
+    /// As large as we may; a machine with a lower limit keeps its default of 64 KiB.
+    fn large() -> rustix::io::Result<Self> {
+        let pipe = Self::new(PipeFlags::empty())?;
+        let _ = fcntl_setpipe_size(&pipe.write, OUTPUT_BYTES);
+        Ok(pipe)
+    }
+
+    fn numbers(&self) -> [RawFd; 2] {
+        [self.read.as_raw_fd(), self.write.as_raw_fd()]
+    }
+}
+
+/// Everything that is handed on.
+pub(crate) struct Handover {
+    stdout: Pipe,
+    stderr: Pipe,
+    reaped: Pipe,
+    record: OwnedFd,
+    up: Pipe,
+    listener: Option<TcpListener>,
+}
+
+impl Handover {
+    /// Opens it all; once, before the first sidecar.
+    pub(crate) fn open(listen: Option<SocketAddr>) -> rustix::io::Result<Self> {
+        Ok(Self {
+            stdout: Pipe::large()?,
+            stderr: Pipe::large()?,
+            reaped: Pipe::new(PipeFlags::NONBLOCK)?,
+            record: memfd_create("winston-gateway", MemfdFlags::CLOEXEC)?,
+            up: Pipe::new(PipeFlags::NONBLOCK)?,
+            // The sidecar tries for itself then, and says what is wrong in its own words.
+            listener: listen.and_then(|address| bind(address).ok()),
+        })
+    }
+
+    /// The descriptors for the child.
+    pub(crate) fn inherit(&self) -> Vec<RawFd> {
+        let fds = self.fds();
+        let single = [fds.reaped, fds.record, fds.up];
+        [&fds.stdout[..], &fds.stderr, &single].concat().into_iter().chain(fds.listen).collect()
+    }
+
+    /// Their numbers.
+    pub(crate) fn fds(&self) -> HandoverFds {
+        HandoverFds {
+            stdout: self.stdout.numbers(),
+            stderr: self.stderr.numbers(),
+            reaped: self.reaped.read.as_raw_fd(),
+            record: self.record.as_raw_fd(),
+            up: self.up.write.as_raw_fd(),
+            listen: self.listener.as_ref().map(|listener| listener.as_raw_fd()),
+        }
+    }
+
+    /// Notes the end of a process that we reaped. Never waits: after thousands of orphans with nobody to read, the latest ends
+    /// are lost and the sidecar says that it does not know them.
+    pub(crate) fn note(&self, reaped: Reaped) {
+        let _ = rustix::io::write(&self.reaped.write, &reaped.to_bytes());
+    }
+
+    /// Whether a sidecar has served its API since the last question.
+    pub(crate) fn came_up(&self) -> bool {
+        let mut bytes = [0; 64];
+        let mut came_up = false;
+        while let Ok(1..) = rustix::io::read(&self.up.read, &mut bytes) {
+            came_up = true;
+        }
+        came_up
+    }
+
+    /// Refuses connections from now on: no sidecar will answer them.
+    pub(crate) fn stop_listening(&mut self) {
+        self.listener = None;
+    }
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let listener = TcpListener::bind(address)?;
+    rustix::net::listen(&listener, BACKLOG)?;
+    // The sidecar's event loop wants it so; nobody here accepts.
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ten_thousand_ends_do_not_block() {
+        let handover = Handover::open(None).unwrap();
+        for pid in 1..=10_000 {
+            handover.note(Reaped { pid, status: 0 });
+        }
+        let mut bytes = [0; Reaped::BYTES];
+        assert_eq!(rustix::io::read(&handover.reaped.read, &mut bytes), Ok(Reaped::BYTES));
+        assert_eq!(Reaped::from_bytes(bytes).pid, 1, "the oldest are kept");
+    }
+
+    #[test]
+    fn being_up_is_told_once() {
+        let handover = Handover::open(None).unwrap();
+        assert!(!handover.came_up());
+        rustix::io::write(&handover.up.write, b"\n").unwrap();
+        assert!(handover.came_up());
+        assert!(!handover.came_up());
+    }
+
+    #[test]
+    fn an_address_that_is_taken_is_left_to_the_sidecar() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let handover = Handover::open(Some(taken.local_addr().unwrap())).unwrap();
+        assert_eq!(handover.fds().listen, None);
+        assert_eq!(handover.inherit().len(), 7);
+    }
+}

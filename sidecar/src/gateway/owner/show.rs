@@ -1,0 +1,60 @@
+//! What everybody sees of the owner's state.
+
+use winston_wire::{GatewayState, GatewayStatus, Timestamp};
+
+use super::Owner;
+use crate::gateway::process::Process;
+use crate::gateway::state::{Phase, State, Why};
+
+impl Owner {
+    /// The only place that changes the state: logs the change and tells everybody.
+    pub(super) fn set_state(&mut self, next: State) {
+        let (from, to) = (self.state.phase.public(), next.phase.public());
+        self.state = next;
+        self.remember();
+        let reason = self.reason();
+        if from != to {
+            tracing::info!(?from, ?to, reason, "gateway state");
+        }
+        let pid = self.process.as_ref().map(Process::id);
+        let restarts = self.starts.saturating_sub(1);
+        let last_exit = self.last_exit.clone();
+        self.shared.status.send_if_modified(|status| {
+            let next = GatewayStatus {
+                state: to,
+                since: if from == to { status.since } else { Timestamp::now() },
+                reason,
+                pid,
+                restarts,
+                adopted: self.process.as_ref().is_some_and(Process::is_adopted),
+                port: status.port,
+                // Until it is known again: the time of the last process would look like this one's.
+                ready_after_ms: status.ready_after_ms.filter(|_| to != GatewayState::Starting),
+                last_exit,
+            };
+            let changed = *status != next;
+            *status = next;
+            changed
+        });
+    }
+
+    fn reason(&self) -> String {
+        match self.state.phase {
+            Phase::WaitingForConfig => "there is no openclaw.json yet".into(),
+            Phase::Stopped => "stopped on request".into(),
+            Phase::ShutDown => "the sidecar is shutting down".into(),
+            Phase::Adopted { .. } => "taken over from an earlier sidecar; it has not answered yet".into(),
+            Phase::Starting { .. } | Phase::Ready { .. } => String::new(),
+            Phase::Unresponsive { .. } => "it does not answer /healthz".into(),
+            Phase::Stopping { why, .. } => match why {
+                Why::Requested => "on request".into(),
+                Why::NeverReady => "it did not become ready within the start budget".into(),
+                Why::Unresponsive => "it did not answer within the liveness budget".into(),
+            },
+            Phase::Backoff { .. } => self.trouble.clone(),
+            Phase::CrashLooping { .. } => {
+                format!("{} quick ends in a row; the last: {}", self.config.limits.quick_ends, self.trouble)
+            }
+        }
+    }
+}
