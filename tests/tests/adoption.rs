@@ -259,6 +259,8 @@ fn orphans_of_an_adopted_gateway_leave_no_zombie_and_hide_no_end() -> Result<()>
     orders.last("exit 3")?;
     let status = home.gateway.wait_for("the next gateway", |status| status["restarts"] == 1)?;
     ensure!(status["last_exit"]["code"] == 3, "{status}");
+    // Before it is ready, SIGTERM ends it without a word.
+    home.ready()?;
     end(home)
 }
 

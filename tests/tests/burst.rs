@@ -58,9 +58,12 @@ fn anonymous_kib(sidecar: &Sidecar) -> Result<u64> {
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
-/// What control has of each path, checked to be in order and complete: hash before and after of each change.
-fn arrived(tenant: &Tenant) -> Result<HashMap<String, Vec<(Option<String>, String)>>> {
-    let mut all: HashMap<String, Vec<_>> = HashMap::new();
+/// Hashes before and after a change.
+type Step = (Option<String>, String);
+
+/// What control has of each path, checked to be in order and complete.
+fn arrived(tenant: &Tenant) -> Result<HashMap<String, Vec<Step>>> {
+    let mut all: HashMap<String, Vec<Step>> = HashMap::new();
     let mut count = 0;
     loop {
         let page = tenant.get(&format!("/changes?after={count}&limit=1000"))?;

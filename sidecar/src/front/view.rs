@@ -49,8 +49,10 @@ fn webhooks(config: &JsonObject<'_>, own_ports: &[u16]) -> Vec<Webhook> {
     let base = webhook(telegram, &default_webhook());
     let mut found = vec![base.clone()];
     let accounts = telegram.get_object("accounts");
-    let accounts = accounts.into_iter().flat_map(|accounts| accounts.clone().into_iter().collect::<Vec<_>>());
-    for (_, account) in accounts.take(MOST_WEBHOOKS) {
+    let mut accounts: Vec<_> = accounts.into_iter().flat_map(|accounts| accounts.clone().into_iter()).collect();
+    // The parsed object has no order of its own.
+    accounts.sort_by(|(one, _), (other, _)| one.cmp(other));
+    for (_, account) in accounts.into_iter().take(MOST_WEBHOOKS) {
         if let JsonValue::Object(account) = account {
             found.push(webhook(&account, &base));
         }

@@ -12,9 +12,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use super::figure::{Goal, Row, Unit};
 use super::load::{Load, Outcome, Requests};
 use super::proc::{self, Cores};
-use super::report::{Goal, Report, Row, Unit};
+use super::report::Report;
 use super::{CONNECTIONS, Plan};
 use crate::process::bin;
 use crate::sidecar::{Setup, Sidecar};
