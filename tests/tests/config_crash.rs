@@ -73,7 +73,9 @@ fn dies_at(point: &str, pushed: &Value) -> Result<Option<(bool, Value)>> {
     host.wait_for("nothing is open", |report| report["activity"] == "idle" && report["open"].is_null())?;
     host.gateway.wait_until_ready(None)?;
     let (config, soul) = (host.on_disk()?, std::fs::read_to_string(host.sidecar.data().join(SOUL))?);
-    let is_new = config == *pushed;
+    // Text against text: a value compares with what it holds.
+    let new = pushed.to_string();
+    let is_new = config == new;
     ensure!(is_new || config.contains("\"old\""), "{point}: {config}");
     ensure!(soul == if is_new { "\"new\"" } else { "\"old\"" }, "{point}: half a set: {soul} with {config}");
     for name in ["transaction", "old", "new"] {
