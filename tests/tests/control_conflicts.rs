@@ -43,7 +43,7 @@ async fn report(sidecar: &Client, head_seq: u64, applied: u64, conflict: Option<
         })
         .collect();
     let body = json!({
-        "protocol": 2,
+        "protocol": winston_wire::PROTOCOL_VERSION,
         "version": "0.1.0",
         "epoch": EPOCH,
         "session": "0190b3a0-0000-7000-8000-000000000001",

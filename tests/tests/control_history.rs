@@ -41,7 +41,7 @@ fn change(path: &str) -> Value {
 
 fn check_in(applied_generation: u64) -> Value {
     json!({
-        "protocol": 2,
+        "protocol": winston_wire::PROTOCOL_VERSION,
         "version": "0.1.0",
         "epoch": EPOCH,
         "session": "0190b3a0-0000-7000-8000-000000000001",

@@ -49,7 +49,7 @@ async fn environment(data_dir: &Path, id: &str, part: &str) {
 
 fn check_in() -> Value {
     json!({
-        "protocol": 2,
+        "protocol": winston_wire::PROTOCOL_VERSION,
         "version": "0.1.0",
         "epoch": "0190a000-0000-7000-8000-000000000001",
         "session": "0190b3a0-0000-7000-8000-000000000001",

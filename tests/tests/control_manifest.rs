@@ -30,7 +30,7 @@ fn summary(seq: u64, files: &Files) -> Value {
 
 async fn check_in(sidecar: &Client, head_seq: u64, manifest: Value) -> Value {
     let report = json!({
-        "protocol": 2,
+        "protocol": winston_wire::PROTOCOL_VERSION,
         "version": "0.1.0",
         "epoch": EPOCH,
         "session": "0190b3a0-0000-7000-8000-000000000001",

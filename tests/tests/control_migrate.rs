@@ -99,7 +99,7 @@ async fn the_current_files_are_found_in_the_old_journal() {
             digest.add(Sha256::digest(bytes).into());
         }
         let report = json!({
-            "protocol": 2,
+            "protocol": winston_wire::PROTOCOL_VERSION,
             "version": "0.1.0",
             "epoch": EPOCH,
             "session": "0190b3a0-0000-7000-8000-000000000001",

@@ -14,7 +14,7 @@ fn session(number: u64) -> String {
 
 fn check_in(session: &str) -> Value {
     json!({
-        "protocol": 2,
+        "protocol": winston_wire::PROTOCOL_VERSION,
         "version": "0.1.0",
         "epoch": EPOCH,
         "session": session,

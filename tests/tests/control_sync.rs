@@ -44,7 +44,7 @@ async fn upload(sidecar: &Client, content: &str) {
 
 fn check_in(head_seq: u64, applied_generation: u64, conflicts: Value) -> Value {
     json!({
-        "protocol": 2,
+        "protocol": winston_wire::PROTOCOL_VERSION,
         "version": "0.1.0",
         "epoch": EPOCH,
         "session": "0190b3a0-0000-7000-8000-000000000001",

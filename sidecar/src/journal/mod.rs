@@ -224,7 +224,7 @@ impl Journal {
         Ok(Appending { journal: self, progress })
     }
 
-    /// Like [`Self::append`], for records of which some have large contents.
+    /// Like [`Self::begin_append`], for records of which some have large contents.
     fn append_large(&self, records: Vec<NewRecord>) -> Result<Vec<Change>, JournalError> {
         let _held = self.hold();
         let mut stored = Vec::new();
