@@ -1,5 +1,6 @@
 //! A small blocking HTTP/1.1 client. It sends exactly what it is told to, so that bad requests can be made too.
 
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
@@ -83,8 +84,19 @@ impl Client {
 }
 
 /// An address on loopback where nobody listens.
+///
+/// Not among the ports that the kernel gives to clients: one of the many connections of other tests could get it before it is used.
 pub fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+    const FIRST: u16 = 12_000;
+    const COUNT: u64 = 20_000;
+    for _ in 0..100 {
+        let random = RandomState::new().build_hasher().finish() % COUNT;
+        let address = SocketAddr::from(([127, 0, 0, 1], FIRST + u16::try_from(random)?));
+        if TcpListener::bind(address).is_ok() {
+            return Ok(address);
+        }
+    }
+    bail!("no port from {FIRST} on is free")
 }
 
 /// Sends one request on a connection of its own.

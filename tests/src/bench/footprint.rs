@@ -1,7 +1,7 @@
 //! What a sidecar costs while it does nothing, and how soon it answers.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -125,7 +125,7 @@ impl Drop for Process {
 
 /// Time from before the fork until the first 200.
 fn first_answer(setup: &Setup) -> Result<Duration> {
-    let address = free_address()?;
+    let address = http::free_address()?;
     let mut command = setup.clone().env("WINSTON_SIDECAR_LISTEN", &address.to_string()).command()?;
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let started = Instant::now();
@@ -138,11 +138,6 @@ fn first_answer(setup: &Setup) -> Result<Duration> {
             Err(_) => std::thread::sleep(PAUSE),
         }
     }
-}
-
-/// An address that was free a moment ago.
-fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
 /// A volume with a workspace that the agent has filled.
