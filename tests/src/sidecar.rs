@@ -328,6 +328,17 @@ impl Sidecar {
         Ok(std::fs::write(path, content)?)
     }
 
+    /// Writes a file as [`Self::agent_writes`] does, but so that nobody finds a part of it: it is moved into its place when it is whole.
+    pub fn agent_saves(&self, path: &str, content: impl AsRef<[u8]>) -> Result<()> {
+        let path = self.data().join(path);
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        let beside = self.data().with_extension("saving");
+        std::fs::write(&beside, content)?;
+        Ok(std::fs::rename(beside, path)?)
+    }
+
     /// Holds it where it is (SIGSTOP) until [`Self::resume`], so that two things can happen between two of its steps.
     pub fn pause(&self) -> Result<()> {
         kill(Pid::from_raw(i32::try_from(self.pid())?), Signal::SIGSTOP)?;

@@ -240,7 +240,7 @@ fn a_burst_of_files_is_recorded_once_each() -> Result<()> {
     let files = 10_000;
     let sidecar = setup()?.start()?;
     for file in 0..files {
-        sidecar.agent_writes(&format!("workspace/b{}/{file}.md", file % 50), format!("{file}"))?;
+        sidecar.agent_saves(&format!("workspace/b{}/{file}.md", file % 50), format!("{file}"))?;
     }
     wait_for_watch(&sidecar, "all are recorded", |watch| watch["files"] == files)?;
     settle(&sidecar, "workspace/end.md")?;

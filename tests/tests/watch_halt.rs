@@ -150,7 +150,7 @@ fn a_restart_that_finds_a_large_change_first_holds_back_all_the_same() -> Result
         fs::remove_file(sidecar.data().join(file))?;
     }
     wait_for_halt(&sidecar, true)?;
-    sidecar.agent_writes("a-large.bin", vec![b'1'; LARGE])?;
+    sidecar.agent_saves("a-large.bin", vec![b'1'; LARGE])?;
     sidecar.wait_for_history("a-large.bin", &["agent create"])?;
     let (_, setup) = sidecar.stop()?;
     fs::write(setup.data().join("a-large.bin"), vec![b'2'; LARGE])?;
