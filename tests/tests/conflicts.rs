@@ -165,7 +165,7 @@ fn edits_and_deletions_do_not_win_over_each_other() -> Result<()> {
     tenant.wait_until_even(&sidecar)?;
 
     sidecar.pause()?;
-    sidecar.agent_writes(SOUL, "edited\n")?;
+    sidecar.agent_saves(SOUL, "edited\n")?;
     tenant.call("DELETE", &format!("/files/{SOUL}"), &[], b"")?.expect(200)?;
     sidecar.resume()?;
     tenant.wait_until_even(&sidecar)?;
@@ -179,7 +179,7 @@ fn edits_and_deletions_do_not_win_over_each_other() -> Result<()> {
     tenant.push(SOUL, "new\n")?;
     tenant.wait_until_even(&sidecar)?;
     // The agent's version, so that its removal is an edit, too.
-    sidecar.agent_writes(SOUL, "agent's\n")?;
+    sidecar.agent_saves(SOUL, "agent's\n")?;
     tenant.wait_until_even(&sidecar)?;
     sidecar.wait_for_history(
         SOUL,

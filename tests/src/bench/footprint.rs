@@ -1,7 +1,6 @@
 //! What a sidecar costs while it does nothing, and how soon it answers.
 
 use std::fs;
-use std::net::SocketAddr;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
