@@ -276,7 +276,9 @@ impl Owner {
                 trial.record.phase = Phase::Probation;
                 let generation = trial.record.generation;
                 tracing::info!(origin = ?trial.record.origin, generation, effect = ?trial.record.effect, "a configuration is on trial");
-                Ok(Event::Swapped(Standing::of(before.state)))
+                // The first configuration has nothing to go back to: without it there would be no gateway at all.
+                let had_one = trial.old.files.iter().any(|file| file.path == self.config && file.content.is_some());
+                Ok(Event::Swapped(if had_one { Standing::of(before.state) } else { Standing::Off }))
             }
             Err(SetError { index, error }) => Err(SubmitError::Edit { index, error }),
         }
