@@ -281,7 +281,7 @@ build() {
     if [[ $profile == dev ]]; then
         # First, because the name belongs to the ordinary build, which comes after.
         step "Building the sidecar that the crash tests can make fail" \
-            cargo build --manifest-path "$repo/Cargo.toml" --package winston-sidecar --features failpoints --locked
+            cargo build --manifest-path "$repo/Cargo.toml" --workspace --bins --features winston-sidecar/failpoints --locked
         cp "$target/debug/winston-sidecar" "$target/debug/winston-sidecar-failpoints"
     fi
     step "Building, profile $profile: control, sidecar, entrypoint and their tools" \

@@ -82,6 +82,28 @@ fn a_first_configuration_can_be_bad() -> Result<()> {
     Ok(())
 }
 
+/// The first configuration's gateway ends for a reason that may be another one: it stays, or there would be no gateway that could do better.
+#[test]
+fn a_first_configuration_stays_while_nobody_refuses_it() -> Result<()> {
+    let control = Tenant::control()?;
+    let tenant = Tenant::create(&control, "first-stays@test.example")?;
+    let first = config("first", &json!({"start": "crash"}));
+    tenant.push(CONFIG, &first)?;
+    let (setup, _) = setup(tenant.sidecar()?)?;
+    let host = Host::of(setup.start()?);
+    let verdict = wait_for_verdict(&tenant, 1, "applied")?;
+    assert!(verdict["reason"].as_str().is_some_and(|reason| reason.contains("there is no earlier one")), "{verdict}");
+    assert_eq!(host.on_disk()?, first);
+    let sets = host.sidecar.get("/config/good")?.json()?;
+    assert_eq!(sets["sets"].as_array().map(Vec::len), Some(0), "{sets}");
+    let good = config("good", &json!({}));
+    let generation = tenant.push(CONFIG, &good)?;
+    wait_for_verdict(&tenant, generation, "applied")?;
+    host.wait_until_good()?;
+    assert_eq!(host.on_disk()?, good);
+    Ok(())
+}
+
 /// Two pushes in a row: the second one waits for the first one's verdict.
 #[test]
 fn a_push_during_a_trial_waits() -> Result<()> {

@@ -8,21 +8,27 @@
 //! | `cli` | asking the gateway's own validation |
 //! | `store`, `record` | what is kept in `.winston/config`, and what a start makes of it |
 //! | `swap` | a set on the tenant's disk: in place, and back |
+//! | `prepare`, `examine`, `enact`, `outcome` | the steps of one change: the sets, the checks, the trial's actions, the verdict |
 //! | `owner`, `transact`, `upkeep` | the task that does all this, one thing after the other |
 //! | `owned` | keys that control owns |
-//! | `report` | what others are told |
+//! | `report`, `secrets` | what others are told, and what they are not told |
 //!
 //! [`start`] spawns the owner task; everybody else has a [`Configs`]. `docs/adr/0008-config-transactions.md` says why it is so.
 
 mod checks;
 mod cli;
 mod effect;
+mod enact;
+mod examine;
 mod guard;
 mod include;
+mod outcome;
 mod owned;
 mod owner;
+mod prepare;
 mod record;
 mod report;
+mod secrets;
 mod store;
 mod swap;
 mod transact;

@@ -80,6 +80,9 @@ pub(super) struct Record {
     /// Content that control pushed for the configuration.
     #[serde(default)]
     pub(super) pushed: Option<ContentHash>,
+    /// Paths of the old set that were as control had pushed them.
+    #[serde(default)]
+    pub(super) pushed_before: Vec<String>,
     #[serde(default)]
     pub(super) warnings: Vec<ConfigIssue>,
     /// What is to be said about the checks.
@@ -217,6 +220,7 @@ mod tests {
             effect: Effect::Hot,
             pid: Some(1),
             pushed: None,
+            pushed_before: Vec::new(),
             warnings: Vec::new(),
             remark: String::new(),
             owned: None,

@@ -1,10 +1,10 @@
 //! A set on the tenant's disk: reading it, putting it in place, putting the one before it back. Everything here blocks.
 
 use serde_json::Value;
-use winston_wire::ContentHash;
+use winston_wire::{ContentHash, Source};
 
 use super::store::{FileSet, SetFile};
-use crate::edits::{Author, EditError, Edits, Precondition, SetError, hash_of};
+use crate::edits::{Author, EditError, Edits, Look, Precondition, SetError, hash_of};
 use crate::failpoint;
 use crate::fs::{FsError, TenantPath};
 use crate::merge;
@@ -57,30 +57,30 @@ pub(super) fn swap(edits: &Edits, author: &Author, old: &FileSet, new: &FileSet)
 pub(super) struct PutBack {
     /// Files that somebody had edited: theirs stay.
     pub(super) kept: Vec<String>,
-    /// Versions that were put back or made.
-    pub(super) written: Vec<(String, ContentHash)>,
+    /// Of the versions that were put back or made, those that hold work of others than control.
+    pub(super) mixed: Vec<(String, ContentHash)>,
 }
 
-/// Puts the old set back where the new one still is. Doing it again changes nothing.
+/// Puts the old set back where the new one still is. Doing it again changes nothing. `pushed`: see [`pushed`].
 pub(super) fn put_back(
     edits: &Edits,
     author: &Author,
     config: &TenantPath,
     old: &FileSet,
     new: &FileSet,
+    pushed: &[String],
 ) -> Result<PutBack, EditError> {
     for _ in 0..ATTEMPTS {
         let mut done = PutBack::default();
         let mut transaction = edits.begin(author)?;
-        for Planned { path, over, what } in plan(edits, config, old, new)? {
+        for planned in plan(edits, config, old, new)? {
+            done.mixed.extend(planned.mixed(old, pushed));
+            let Planned { path, over, what } = planned;
             match what {
                 Return::Nothing => {}
                 Return::Kept => done.kept.push(path.as_str().to_owned()),
                 Return::Write(None) => transaction.delete(path, over)?,
-                Return::Write(Some(content)) => {
-                    done.written.push((path.as_str().to_owned(), hash_of(&content)));
-                    transaction.put(path, &content, over, None)?;
-                }
+                Return::Write(Some(content)) => transaction.put(path, &content, over, None)?,
             }
         }
         failpoint::here("config-returning");
@@ -93,18 +93,30 @@ pub(super) fn put_back(
     Err(EditError::Busy)
 }
 
-/// The versions that [`put_back`] would write now.
-pub(super) fn would_write(
+/// Of the versions that [`put_back`] would write now, those that hold work of others than control.
+pub(super) fn would_mix(
     edits: &Edits,
     config: &TenantPath,
     old: &FileSet,
     new: &FileSet,
+    pushed: &[String],
 ) -> Result<Vec<(String, ContentHash)>, EditError> {
-    let written = |planned: Planned| match planned.what {
-        Return::Write(Some(content)) => Some((planned.path.as_str().to_owned(), hash_of(&content))),
-        _ => None,
-    };
-    Ok(plan(edits, config, old, new)?.into_iter().filter_map(written).collect())
+    Ok(plan(edits, config, old, new)?.iter().filter_map(|planned| planned.mixed(old, pushed)).collect())
+}
+
+/// The files of a set that are on disk as control pushed them, by path: another push may replace them, also after they were put back.
+pub(super) fn pushed(edits: &Edits, set: &FileSet) -> Result<Vec<String>, EditError> {
+    let mut pushed = Vec::new();
+    for file in &set.files {
+        let Some(expected) = file.hash() else { continue };
+        match edits.look(&file.path)? {
+            Look::File { hash, source: Some(Source::System) } if hash == expected => {
+                pushed.push(file.path.as_str().to_owned());
+            }
+            _ => {}
+        }
+    }
+    Ok(pushed)
 }
 
 struct Planned {
@@ -112,6 +124,16 @@ struct Planned {
     /// What is there now.
     over: Precondition,
     what: Return,
+}
+
+impl Planned {
+    /// What this writes, unless it is a version that control had pushed.
+    fn mixed(&self, old: &FileSet, pushed: &[String]) -> Option<(String, ContentHash)> {
+        let Return::Write(Some(content)) = &self.what else { return None };
+        let is_pushed =
+            pushed.iter().any(|path| path == self.path.as_str()) && old.content(&self.path) == Some(content.as_slice());
+        (!is_pushed).then(|| (self.path.as_str().to_owned(), hash_of(content)))
+    }
 }
 
 fn plan(edits: &Edits, config: &TenantPath, old: &FileSet, new: &FileSet) -> Result<Vec<Planned>, EditError> {

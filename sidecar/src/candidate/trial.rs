@@ -10,8 +10,8 @@
 //!                                                                │   ◄── restarts itself ──┘  │
 //!                                                                │ refused, crashed, too late │ crashed, silent, reload refused
 //!                                                                └────────► Returning ◄───────┘
-//!                                                                               │ the old set is back
-//!                                                                               └─► Ended(RolledBack)
+//!                                                                               ├─ the old set is back ─► Ended(RolledBack)
+//!                                                                               └─ there was none ──────► Ended(First)
 //! ```
 //!
 //! Whatever happened since the last look at the gateway comes as one [`Look`], so nothing depends on the order in which it was noticed.
@@ -41,10 +41,23 @@ const MOST_RESTARTS: u32 = 2;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum State {
     Validating,
-    Swapping { effect: Effect },
-    Starting { budget_ends: Duration, restarts: u32 },
-    Watching { until: Duration, silent_since: Option<Duration>, restarts: u32 },
-    Returning { failure: Failure },
+    Swapping {
+        effect: Effect,
+    },
+    Starting {
+        budget_ends: Duration,
+        restarts: u32,
+    },
+    /// `unseen_until`: as long as the gateway has not said that it saw the change, its time does not begin, but not longer than this.
+    Watching {
+        until: Duration,
+        unseen_until: Option<Duration>,
+        silent_since: Option<Duration>,
+        restarts: u32,
+    },
+    Returning {
+        failure: Failure,
+    },
     Ended(Ruling),
 }
 
@@ -57,6 +70,9 @@ pub(super) enum Ruling {
     Invalid,
     /// What was there before is there again.
     RolledBack(Failure),
+    /// It stays although the gateway did not do well: it is the tenant's first, without it there would be no gateway, and what ended the
+    /// gateway may have been something else. A configuration that the gateway itself refuses does not stay.
+    First(Failure),
 }
 
 /// What the gateway did not do well.
@@ -64,6 +80,8 @@ pub(super) enum Ruling {
 pub(super) enum Failure {
     /// It ended; how, in one sentence.
     Ended(String),
+    /// It ended because it refuses its configuration; in one sentence.
+    Refused(String),
     /// It went on starting itself anew.
     Restless,
     /// It was not ready in time.
@@ -80,12 +98,22 @@ impl Failure {
     /// In one sentence.
     pub(super) fn sentence(&self) -> String {
         match self {
-            Self::Ended(meaning) => format!("the gateway ended: {meaning}"),
+            Self::Ended(meaning) | Self::Refused(meaning) => format!("the gateway ended: {meaning}"),
             Self::Restless => "the gateway went on restarting itself".into(),
             Self::NotReady(limit) => format!("the gateway was not ready within {} s", limit.as_secs()),
             Self::Silent => "the gateway stopped answering".into(),
             Self::ReloadRefused(words) => format!("the gateway refused it: {words}"),
             Self::Found(sentence) => sentence.clone(),
+        }
+    }
+
+    /// Whether it is certain that the configuration is at fault.
+    pub(super) fn is_refusal(&self) -> bool {
+        match self {
+            Self::Refused(_) | Self::ReloadRefused(_) => true,
+            // Only what is to go back is written down.
+            Self::Found(_) => true,
+            Self::Ended(_) | Self::Restless | Self::NotReady(_) | Self::Silent => false,
         }
     }
 }
@@ -120,6 +148,8 @@ impl Standing {
 /// What the gateway wrote about its configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Reload {
+    /// It took it over.
+    Applied,
     /// It goes on with the old one; why.
     Refused(String),
     /// It can take this over only by starting anew.
@@ -148,6 +178,8 @@ pub(super) enum Event {
     Looked(Look),
     /// The old set is in place again.
     Returned,
+    /// There is no old set, and the new one was not refused: it stays.
+    NothingToReturn,
 }
 
 /// What the shell has to do, in this order.
@@ -161,7 +193,7 @@ pub(super) enum Action {
     Wake,
     /// Look at the gateway soon; answers with `Looked`.
     Look,
-    /// Put the old set in place; answers with `Returned`.
+    /// Put the old set in place; answers with `Returned` or `NothingToReturn`.
     Return,
     /// Bring the gateway up on the old set.
     Revive,
@@ -181,6 +213,7 @@ pub(super) fn step(limits: &Limits, state: State, event: Event, now: Duration) -
         (State::Returning { failure }, Event::Returned) => {
             (State::Ended(Ruling::RolledBack(failure)), vec![Action::Revive, Action::Report])
         }
+        (State::Returning { failure }, Event::NothingToReturn) => ended(Ruling::First(failure)),
         (state, _) => (state, Vec::new()),
     }
 }
@@ -200,7 +233,9 @@ fn swapped(limits: &Limits, effect: Effect, standing: Standing, now: Duration) -
     match (standing, effect) {
         (Standing::Off, _) => ended(Ruling::Kept { proved: false }),
         (Standing::Ready, Effect::None | Effect::Hot) => {
-            (State::Watching { until: now + limits.probation, silent_since: None, restarts: 0 }, vec![Action::Look])
+            let unseen_until = (effect == Effect::Hot).then(|| now + limits.start);
+            let until = now + limits.probation;
+            (State::Watching { until, unseen_until, silent_since: None, restarts: 0 }, vec![Action::Look])
         }
         (Standing::Ready, Effect::Restart) | (Standing::Running, _) => (starting, vec![Action::Restart, Action::Look]),
         (Standing::Waiting, _) => (starting, vec![Action::Wake, Action::Look]),
@@ -225,6 +260,7 @@ fn looked(limits: &Limits, state: State, look: Look, now: Duration) -> (State, V
         Some((ExitCause::Hung, _)) if matches!(state, State::Starting { .. }) => {
             return returning(Failure::NotReady(limits.start));
         }
+        Some((ExitCause::BadConfig | ExitCause::NoConfig, meaning)) => return returning(Failure::Refused(meaning)),
         Some((_, meaning)) => return returning(Failure::Ended(meaning)),
         None => {}
     }
@@ -232,8 +268,10 @@ fn looked(limits: &Limits, state: State, look: Look, now: Duration) -> (State, V
         // Somebody else's decision, and the next start decides the rest.
         return ended(Ruling::Kept { proved: false });
     }
+    let mut applied = false;
     for reload in look.reloads {
         match reload {
+            Reload::Applied => applied = true,
             Reload::Refused(words) => return returning(Failure::ReloadRefused(words)),
             // Its own way to restart waits for whatever it is doing, without a limit that we know.
             Reload::NeedsRestart if matches!(state, State::Watching { .. }) => return again(true),
@@ -241,22 +279,23 @@ fn looked(limits: &Limits, state: State, look: Look, now: Duration) -> (State, V
         }
     }
     let serves = look.state == GatewayState::Ready && look.answers;
+    let fresh = now + limits.probation;
     match state {
         State::Starting { .. } if serves => {
-            let until = now + limits.probation;
-            (State::Watching { until, silent_since: None, restarts }, vec![Action::Look])
+            (State::Watching { until: fresh, unseen_until: None, silent_since: None, restarts }, vec![Action::Look])
         }
         State::Starting { budget_ends, .. } if now >= budget_ends => returning(Failure::NotReady(limits.start)),
-        State::Watching { until, .. } if serves && now >= until => ended(Ruling::Kept { proved: true }),
-        State::Watching { until, .. } if serves => {
-            (State::Watching { until, silent_since: None, restarts }, vec![Action::Look])
-        }
-        State::Watching { until, silent_since, .. } => {
-            let since = silent_since.unwrap_or(now);
-            if now.saturating_sub(since) >= limits.silence {
+        State::Watching { until, unseen_until, silent_since, .. } => {
+            let until = if applied && unseen_until.is_some() { fresh } else { until };
+            let unseen_until = unseen_until.filter(|end| !applied && now < *end);
+            if serves && unseen_until.is_none() && now >= until {
+                return ended(Ruling::Kept { proved: true });
+            }
+            let silent_since = if serves { None } else { silent_since.or(Some(now)) };
+            if silent_since.is_some_and(|since| now.saturating_sub(since) >= limits.silence) {
                 return returning(Failure::Silent);
             }
-            (State::Watching { until, silent_since: Some(since), restarts }, vec![Action::Look])
+            (State::Watching { until, unseen_until, silent_since, restarts }, vec![Action::Look])
         }
         state => (state, vec![Action::Look]),
     }
@@ -277,6 +316,9 @@ pub(super) fn reload_in(line: &str) -> Option<Reload> {
     let refused = ["config reload skipped (", "config reload failed", "config hot reload failed"];
     if refused.iter().any(|words| at.starts_with(words)) {
         return Some(Reload::Refused(at.trim_end().to_owned()));
+    }
+    if at.starts_with("config hot reload applied") {
+        return Some(Reload::Applied);
     }
     at.starts_with("config change requires gateway restart").then_some(Reload::NeedsRestart)
 }

@@ -62,11 +62,21 @@ fn what_is_wrong_is_never_swapped_in() {
 
 #[test]
 fn a_hot_change_is_kept_after_its_time_and_not_before() {
+    let applied = || Look { reloads: vec![Reload::Applied], ..look(GatewayState::Ready) };
     let mut story = Story::swapped(Effect::Hot, Standing::Ready);
-    story.looks(5, look(GatewayState::Ready)).looks(9, look(GatewayState::Ready));
+    story.looks(5, look(GatewayState::Ready)).looks(20, applied()).looks(29, look(GatewayState::Ready));
     assert!(!story.did(Action::Report) && !story.did(Action::Restart));
-    story.looks(10, look(GatewayState::Ready));
+    story.looks(30, look(GatewayState::Ready));
     assert_eq!(story.state, State::Ended(Ruling::Kept { proved: true }));
+
+    // A gateway that says nothing is not waited for without end, and one that has nothing to take over says nothing.
+    for (effect, end) in [(Effect::Hot, 100), (Effect::None, 10)] {
+        let mut story = Story::swapped(effect, Standing::Ready);
+        story.looks(end - 1, look(GatewayState::Ready));
+        assert!(!story.did(Action::Report));
+        story.looks(end, look(GatewayState::Ready));
+        assert_eq!(story.state, State::Ended(Ruling::Kept { proved: true }));
+    }
 }
 
 #[test]
@@ -122,6 +132,20 @@ fn every_way_to_fail_takes_the_set_back() {
     let refused = Reload::Refused("config reload skipped (invalid config): x".to_owned());
     story.looks(1, Look { reloads: vec![refused], ..look(GatewayState::Ready) });
     assert!(matches!(story.failure(), Failure::ReloadRefused(_)));
+}
+
+#[test]
+fn a_first_configuration_stays_unless_it_was_refused() {
+    let mut story = Story::swapped(Effect::Restart, Standing::Waiting);
+    story.looks(1, exit(ExitCause::Failed));
+    assert!(story.did(Action::Return) && !story.failure().is_refusal());
+    story.then(2, Event::NothingToReturn);
+    assert!(matches!(story.state, State::Ended(Ruling::First(Failure::Ended(_)))));
+    assert!(!story.did(Action::Revive) && story.did(Action::Report));
+
+    let mut story = Story::swapped(Effect::Restart, Standing::Waiting);
+    story.looks(1, exit(ExitCause::BadConfig));
+    assert!(story.failure().is_refusal());
 }
 
 #[test]

@@ -8,11 +8,12 @@ use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
 use tokio::time::Instant;
 use winston_wire::{ConfigVerdict, ContentHash, Source, Timestamp, Verdict};
 
+use super::enact::remember_mixed;
 use super::guard::{Order, Proof, Scene};
+use super::outcome::verdict;
 use super::owner::Owner;
 use super::report::{Repair, Standing};
 use super::store::{FileSet, SetFile};
-use super::transact::{remember_mixed, verdict};
 use super::{Answer, Origin, Submission, SubmitError, owned, swap};
 use crate::edits::{Author, EditError, Look, Precondition, hash_of};
 use crate::failpoint;
