@@ -182,9 +182,10 @@ fn the_gateways_own_words_are_understood() {
     assert!(refused("2026-01-01T00:00:00Z [reload] config reload skipped (config file not found)"));
     assert!(refused("[reload] config reload failed: Error: x"));
     assert_eq!(reload_in("[reload] config change requires gateway restart (gateway.bind)"), Some(Reload::NeedsRestart));
+    assert_eq!(reload_in("[reload] config hot reload applied (logging.level)"), Some(Reload::Applied));
     for line in [
         "[reload] config reload skipped by writer intent (plugins)",
-        "[reload] config hot reload applied (logging.level)",
+        "[agent] config hot reload applied (logging.level)",
         "[agent] the user says: config reload skipped (invalid config)",
         "",
     ] {
