@@ -128,6 +128,7 @@ pub struct Backend {
     address: SocketAddr,
     heads: Arc<Mutex<Vec<Head>>>,
     connections: Arc<AtomicUsize>,
+    ended: Arc<AtomicUsize>,
     failures: Arc<Mutex<Vec<String>>>,
 }
 
@@ -139,19 +140,22 @@ impl Backend {
             address: listener.local_addr()?,
             heads: Arc::default(),
             connections: Arc::default(),
+            ended: Arc::default(),
             failures: Arc::default(),
         };
         let script: Arc<Script> = Arc::new(script);
-        let (heads, connections, failures) =
-            (Arc::clone(&backend.heads), Arc::clone(&backend.connections), Arc::clone(&backend.failures));
+        let (heads, failures) = (Arc::clone(&backend.heads), Arc::clone(&backend.failures));
+        let (connections, ended) = (Arc::clone(&backend.connections), Arc::clone(&backend.ended));
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (script, heads, failures) = (Arc::clone(&script), Arc::clone(&heads), Arc::clone(&failures));
+                let ended = Arc::clone(&ended);
                 let number = connections.fetch_add(1, Ordering::SeqCst);
                 std::thread::spawn(move || {
                     if let Err(error) = serve(stream, number, &*script, &heads) {
                         failures.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{error:#}"));
                     }
+                    ended.fetch_add(1, Ordering::SeqCst);
                 });
             }
         });
@@ -188,6 +192,12 @@ impl Backend {
     #[must_use]
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
+    }
+
+    /// Connections that the backend has closed.
+    #[must_use]
+    pub fn ended(&self) -> usize {
+        self.ended.load(Ordering::SeqCst)
     }
 
     /// What went wrong in scripts, and connections that ended within a head.

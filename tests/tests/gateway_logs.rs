@@ -16,7 +16,7 @@ use winston_tests::wait::{eventually, within};
 /// Made up, and long enough for the pattern.
 const FAKE_KEY: &str = "sk-ant-api03-FAKE0FAKE1FAKE2FAKE3FAKE4FAKE5";
 
-/// A sidecar whose gateway is a shell script. It begins with `$CTL`: a FIFO that blocks whoever reads it until the test writes.
+/// A sidecar whose gateway is a shell script. Its descriptor 3 is a FIFO: who reads a line of it waits for the test.
 struct Rig {
     setup: Setup,
 }
@@ -27,7 +27,7 @@ impl Rig {
         let rig = Self { setup };
         nix::unistd::mkfifo(&rig.ctl(), nix::sys::stat::Mode::from_bits_truncate(0o666))?;
         let program = rig.setup.outside().join("openclaw");
-        std::fs::write(&program, format!("#!/bin/bash\nCTL={}\n{script}\n", rig.ctl().display()))?;
+        std::fs::write(&program, format!("#!/bin/bash\nexec 3<>{}\n{script}\n", rig.ctl().display()))?;
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755))?;
         let state = rig.setup.data().join(".openclaw");
         std::fs::create_dir(&state)?;
@@ -105,14 +105,14 @@ fn levels_times_groups_and_secrets() -> Result<()> {
     let rig = Rig::new(&format!(
         r#"echo '2026-01-02T03:04:05.006Z [gateway] listening'
 echo '{{"time":"2026-01-02T03:04:05.006Z","level":"warn","subsystem":"gateway/ws","message":"slow client"}}'
-read _ < $CTL
+read _ <&3
 printf 'Error: boom\n    at run (index.js:1:1)\n    at main (index.js:2:2)\n' >&2
-read _ < $CTL
+read _ <&3
 echo "key {FAKE_KEY} and $OPENAI_API_KEY"
-printf '%s' 'token=FAKE0FAKE'; read _ < $CTL; echo '1FAKE2 end'
+printf '%s' 'token=FAKE0FAKE'; read _ <&3; echo '1FAKE2 end'
 printf -- '-----BEGIN PRIVATE KEY-----\n%064d\n%064d\nFAKE=\n-----END PRIVATE KEY-----\n' 0 0
 echo last
-read _ < $CTL"#
+read _ <&3"#
     ))?
     .env("OPENAI_API_KEY", "known-value-for-tests");
     let sidecar = rig.setup.start()?;
@@ -178,9 +178,8 @@ read _ < $CTL"#
 
 #[test]
 fn a_follower_sees_every_line_and_resumes_behind_its_last_one() -> Result<()> {
-    let rig = Rig::new(
-        "for round in a b c; do for n in {1..30}; do echo $round$n; done; read _ < $CTL; done; read _ < $CTL",
-    )?;
+    let rig =
+        Rig::new("for round in a b c; do for n in {1..30}; do echo $round$n; done; read _ <&3; done; read _ <&3")?;
     let sidecar = rig.setup.start()?;
     let last = wait_for_line(&sidecar, "a30")?;
     let mut stream = follow(&sidecar, "", &[])?;
@@ -220,13 +219,14 @@ fn a_follower_sees_every_line_and_resumes_behind_its_last_one() -> Result<()> {
 
 #[test]
 fn a_flood_is_survived_counted_and_missed_by_the_slow_reader_only() -> Result<()> {
-    // 400 MB in short lines, as fast as they are taken, then 200 MB without an end; then one line a moment.
-    const LINE: &str = "a line of the flood, as long as lines of a log are in the mean, or a little more than that";
+    // 400 MB in lines, as fast as they are taken, then 200 MB without an end; then one line a moment.
+    // What is kept of them is more than a kernel holds for a reader that does not read.
+    let line = "a long line of the flood, ".repeat(40);
     let rig = Rig::new(&format!(
-        "echo first; read _ < $CTL
-yes '{LINE}' | head -c 400000000
+        "echo first; read _ <&3
+yes '{line}' | head -c 400000000
 head -c 200000000 /dev/zero | tr '\\0' x
-echo; echo flooded >&2; read _ < $CTL; echo after; read _ < $CTL"
+echo; echo flooded >&2; read _ <&3; echo after; read _ <&3"
     ))?
     .env("WINSTON_GATEWAY_LOG_FILE_BYTES", "300000")
     .env("WINSTON_GATEWAY_LOG_FILES", "2");
@@ -259,7 +259,7 @@ echo; echo flooded >&2; read _ < $CTL; echo after; read _ < $CTL"
         Ok(line.parse()?)
     };
     // `first`, the whole lines of the flood, its last one with what has no end, `flooded`.
-    let flood = 400_000_000 / (LINE.len() as u64 + 1) + 3;
+    let flood = 400_000_000 / (line.len() as u64 + 1) + 3;
     assert_eq!(count("kept")? + count("dropped")?, flood);
     assert!(dropped > 0 && count("dropped")? >= dropped);
     println!(
@@ -353,7 +353,7 @@ fn a_killed_sidecar_goes_on_with_file_and_numbers() -> Result<()> {
 #[test]
 fn a_full_volume_costs_the_file_only() -> Result<()> {
     let rig = Rig::new(
-        "read _ < $CTL; for n in {1..3000}; do echo line $n $(printf %01000d 0); done; echo done; exec sleep 1000",
+        "read _ <&3; for n in {1..3000}; do echo line $n $(printf %01000d 0); done; echo done; exec sleep 1000",
     )?;
     let script = "mkdir -p .openclaw && echo {} > .openclaw/openclaw.json";
     let rig = match rig.setup.volume("3m", script)? {

@@ -13,7 +13,7 @@
 //! | `strict`, `frames` | pure: where a request ends; what a WebSocket's first frames say |
 //! | `settings` | what can be set |
 //! | `server`, `socket`, `addresses` | connections, their limits, and who answers |
-//! | `proxy`, `pool`, `body`, `tunnel` | passing on: requests, connections to the gateway, bodies, WebSockets |
+//! | `proxy`, `pool`, `upstream`, `body`, `tunnel` | passing on: requests, connections to the gateway, bodies, WebSockets |
 //! | `sessions`, `attempts`, `pairing`, `setup` | operators: how they sign in, and what that opens |
 //! | `waiting`, `answers`, `stats` | what is said while the gateway does not serve; figures |
 //!
@@ -39,6 +39,7 @@ mod socket;
 mod stats;
 mod strict;
 mod tunnel;
+mod upstream;
 mod view;
 mod waiting;
 

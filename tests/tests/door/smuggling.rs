@@ -155,14 +155,19 @@ fn the_gateway_gets_whole_requests_or_none() -> Result<()> {
 fn a_body_that_is_not_right_never_ends_well() -> Result<()> {
     let backend = backend()?;
     let door = Door::before(&backend)?;
-    for body in BODIES {
-        let before = backend.heads().len();
-        let sent = format!("POST /a HTTP/1.1~Host: x~Transfer-Encoding: chunked~~{body}").replace('~', "\r\n");
-        let found = statuses(&door, sent.as_bytes())?;
+    for (number, body) in BODIES.iter().enumerate() {
+        let head = format!("POST /{number} HTTP/1.1~Host: x~Transfer-Encoding: chunked~~");
+        let found = statuses(&door, (head + body).replace('~', "\r\n").as_bytes())?;
         ensure!(found == "400" || found.is_empty(), "{body:?}: {found:?}");
-        let arrived: Vec<String> = backend.heads().into_iter().skip(before).map(|head| head.call).collect();
-        ensure!(arrived.is_empty() || arrived == ["POST /a"], "{body:?}: {arrived:?}");
     }
+    // A head may reach the gateway before its body turns out wrong, and is noted there when its turn comes: once, and nothing else is.
+    let mut arrived: Vec<String> = backend.heads().into_iter().map(|head| head.call).collect();
+    let known: Vec<String> = (0..BODIES.len()).map(|number| format!("POST /{number}")).collect();
+    ensure!(arrived.iter().all(|call| known.contains(call)), "{arrived:?}");
+    let all = arrived.len();
+    arrived.sort();
+    arrived.dedup();
+    ensure!(arrived.len() == all, "{arrived:?} of {all}");
     Ok(())
 }
 
