@@ -217,6 +217,8 @@ pub(crate) struct Root {
     path: PathBuf,
     /// Owner given to what we create; `None` keeps the process's own.
     owner: Option<(u32, u32)>,
+    /// See [`Root::tenant_uid`].
+    tenant_uid: u32,
 }
 
 impl Root {
@@ -224,7 +226,8 @@ impl Root {
     pub(crate) fn open(path: &Path, owner: Option<(u32, u32)>) -> Result<Self, FsError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::open(path, flags, Mode::empty())?;
-        let root = Self { dir, path: path.to_owned(), owner };
+        let tenant_uid = owner.map_or_else(|| rustix::process::geteuid().as_raw(), |(uid, _)| uid);
+        let root = Self { dir, path: path.to_owned(), owner, tenant_uid };
         root.resolve(".", OFlags::PATH | OFlags::DIRECTORY)?;
         Ok(root)
     }
@@ -276,12 +279,12 @@ impl Root {
     /// Opens a regular file for reading. Never blocks on a FIFO.
     pub(crate) fn open_file(&self, path: &TenantPath) -> Result<Opened, FsError> {
         let fd = self.resolve(path.as_str(), OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
-        self.checked(fd)
+        let stat = Stat::of(&fd)?;
+        self.checked(fd, stat)
     }
 
     /// A regular file, and no hard link to somebody else's. Blocking for a moment when the file is somebody else's and has just changed.
-    fn checked(&self, fd: OwnedFd) -> Result<Opened, FsError> {
-        let stat = Stat::of(&fd)?;
+    fn checked(&self, fd: OwnedFd, stat: Stat) -> Result<Opened, FsError> {
         if stat.kind != EntryKind::File {
             return Err(FsError::NotAFile(stat.kind));
         }
@@ -304,7 +307,7 @@ impl Root {
         let fd = rustix::fs::openat2(&self.dir, path.as_str(), flags, Mode::empty(), resolve).ok()?;
         // Judging somebody else's file can take time.
         let opened = match Stat::of(&fd) {
-            Ok(stat) if stat.uid == self.tenant_uid() => self.checked(fd).ok()?,
+            Ok(stat) if stat.uid == self.tenant_uid() => self.checked(fd, stat).ok()?,
             _ => return None,
         };
         let size = usize::try_from(opened.stat.size).ok().filter(|size| *size <= limit)?;
@@ -367,7 +370,7 @@ impl Root {
 
     /// The user whose files the tenant's are: the configured owner, or the one that this process runs as.
     pub(crate) fn tenant_uid(&self) -> u32 {
-        self.owner.map_or_else(|| rustix::process::geteuid().as_raw(), |(uid, _)| uid)
+        self.tenant_uid
     }
 
     /// Owner for new files: the configured one.
@@ -506,7 +509,8 @@ mod tests {
         for name in ["link.md", "own.md"] {
             let fd = root.resolve(name, OFlags::RDONLY).unwrap();
             std::fs::remove_file(data.join(name)).unwrap();
-            assert!(matches!(root.checked(fd), Err(FsError::Escape)), "{name}");
+            let stat = Stat::of(&fd).unwrap();
+            assert!(matches!(root.checked(fd, stat), Err(FsError::Escape)), "{name}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Accepting connections.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderValue, Request, Response};
@@ -12,7 +12,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use uuid::Uuid;
 
 use super::App;
 use super::body::Body;
@@ -142,6 +141,22 @@ pub(super) fn request_id(headers: &HeaderMap) -> (String, bool) {
         |id: &&str| !id.is_empty() && id.len() <= MAX_REQUEST_ID && id.bytes().all(|byte| byte.is_ascii_graphic());
     match given.filter(usable) {
         Some(id) => (id.to_owned(), true),
-        None => (Uuid::new_v4().simple().to_string(), false),
+        None => (fresh_id(), false),
     }
+}
+
+/// A random id. Randomness is fetched for many at once: a system call for each request is a good part of what a small answer costs.
+fn fresh_id() -> String {
+    const AHEAD: usize = 32;
+    static POOL: Mutex<Vec<[u8; 16]>> = Mutex::new(Vec::new());
+    let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+    let bytes = pool.pop().unwrap_or_else(|| {
+        let mut bytes = [[0; 16]; AHEAD];
+        if let Err(error) = getrandom::fill(bytes.as_flattened_mut()) {
+            tracing::warn!(%error, "no randomness for the ids of requests");
+        }
+        pool.extend_from_slice(&bytes[1..]);
+        bytes[0]
+    });
+    uuid::Builder::from_random_bytes(bytes).into_uuid().simple().to_string()
 }
