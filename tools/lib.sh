@@ -200,15 +200,16 @@ locked() {
     exec 9>&-
 }
 
-# npm_install <directory> <package> <command that must work afterwards>... — afresh, with a mark written last.
+# npm_install <directory> <packages, separated by spaces> <command that must work afterwards>... — afresh, with a mark written last.
 npm_install() {
-    local dir=$1 package=$2
+    local dir=$1 packages
+    read -ra packages <<<"$2"
     shift 2
     [[ ! -e $dir/.complete ]] || return 0 # another run was faster
     rm -rf "$dir"
     mkdir -p "$dir"
     echo '{ "private": true }' >"$dir/package.json"
-    quietly npm install --prefix "$dir" --no-audit --no-fund --no-package-lock "${npm_options[@]}" "$package"
+    quietly npm install --prefix "$dir" --no-audit --no-fund --no-package-lock "${npm_options[@]}" "${packages[@]}"
     quietly "$@"
     chmod -R a+rX "$dir"
     : >"$dir/.complete"
@@ -271,6 +272,18 @@ ensure_openclaw() {
     fi
     WINSTON_OPENCLAW_BIN=$bin
     export WINSTON_OPENCLAW_BIN
+}
+
+# What the old sidecar was made of, for the benchmarks; without it they say that they left it out.
+ensure_peer() {
+    local dir=$WINSTON_CACHE_DIR/peer-express-4.22-chokidar-3.6
+    if [[ ! -e $dir/.complete ]]; then
+        has npm || { note "SKIPPED the old sidecar as a peer: npm is not installed" && return; }
+        npm_options=(--ignore-scripts)
+        step "Installing Express and chokidar into the cache: the old sidecar, which is measured beside ours" \
+            locked npm_install "$dir" "express@4.22 chokidar@3.6" true
+    fi
+    export WINSTON_PEER_MODULES=$dir
 }
 
 # ── Building ─────────────────────────────────────────────────────────────────────────────────────────────────────────

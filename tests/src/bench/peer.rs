@@ -30,8 +30,8 @@ const MEMORY: Goal = Goal::AtMost(10.0);
 /// Digits of the number with which every content begins.
 const DIGITS: usize = 16;
 
-const BESIDE: &str = "beside it: old_sidecar.mjs on the Node that the gateway needs, the same requests, by turns; best turns of both. It is faster than the \
-                      program that it stands for, which had a framework around it. Of writes, none that is durable can be faster than the bare loop";
+const BESIDE: &str = "beside it: old_sidecar.mjs with Express 4 and chokidar 3 on the Node that the gateway needs, the same requests, by turns; best \
+                      turns of both. Of writes, none that is durable can be faster than the bare loop";
 const BESIDE_MEMORY: &str = "beside it: old_sidecar.mjs on the Node that the gateway needs, after the same requests";
 
 /// What is asked.
@@ -82,7 +82,10 @@ pub(super) fn section(report: &mut Report, plan: Plan) -> Result<()> {
     let Some(node) = find_node()? else {
         return report.note("SKIPPED: there is no node; set WINSTON_NODE_BIN to the directory with one");
     };
-    let old = Old::start(&node)?;
+    let Some(modules) = std::env::var_os("WINSTON_PEER_MODULES").map(PathBuf::from) else {
+        return report.note("SKIPPED: WINSTON_PEER_MODULES names no directory with express 4 and chokidar 3; ./check bench installs them");
+    };
+    let old = Old::start(&node, &modules)?;
     report.note(&format!("Node {}", old.version))?;
     let ours = Setup::new()?.start()?;
     let both = [Server::of(&ours), old.server()];
@@ -265,7 +268,7 @@ struct Old {
 }
 
 impl Old {
-    fn start(node: &Path) -> Result<Self> {
+    fn start(node: &Path, modules: &Path) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let (script, data) = (dir.path().join("old_sidecar.mjs"), dir.path().join("data"));
         fs::write(&script, PROGRAM)?;
@@ -276,6 +279,7 @@ impl Old {
             .arg(&script)
             .env_clear()
             .env("PEER_ROOT", &data)
+            .env("PEER_MODULES", modules)
             .env("WINSTON_SIDECAR_TOKEN", TEST_TOKEN)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
