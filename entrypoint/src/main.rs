@@ -57,6 +57,7 @@ fn main() -> ExitCode {
             return ExitCode::from(USAGE);
         }
     }
+    seal();
     let privilege = Privilege { uid: rustix::process::geteuid().as_raw() };
     let settings = match Settings::parse(|name| std::env::var_os(name), privilege) {
         Ok(settings) => settings,
@@ -73,6 +74,14 @@ fn main() -> ExitCode {
             log::error(&failure.message, &[]);
             ExitCode::from(failure.code)
         }
+    }
+}
+
+/// Keeps everybody but root out of our memory and environment, the agent too where it runs as the same user: the token is in both.
+/// The descriptors that we hold for the sidecar are as closed.
+fn seal() {
+    if let Err(error) = nix::sys::prctl::set_dumpable(false) {
+        log::warn("the entrypoint's memory is not sealed", &[("error", error.desc().into())]);
     }
 }
 

@@ -243,8 +243,14 @@ async fn start_gateway(
     inherited: Option<Inherited>,
 ) -> Result<(GatewayHandle, Option<Configs>), RunError> {
     let Some(gateway) = &settings.gateway else { return Ok((gateway::disabled(), None)) };
-    if settings.identity.is_none() && rustix::process::geteuid().is_root() {
-        tracing::warn!("the gateway runs as root, like this process; set WINSTON_GATEWAY_UID to separate them");
+    let ours = rustix::process::geteuid();
+    if settings.identity.is_none() {
+        let remedy = if ours.is_root() { "set" } else { "start as root with" };
+        tracing::warn!(
+            uid = ours.as_raw(),
+            "the gateway runs as the same user as this process, so the agent can stop it and rewrite history; {remedy} \
+             WINSTON_GATEWAY_UID to separate them"
+        );
     }
     let logs = gateway.logs;
     let file = (logs.files > 0).then(|| FileSettings {

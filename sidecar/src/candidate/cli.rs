@@ -91,10 +91,7 @@ async fn ask(cli: &Cli, scratch: &Path, limit: Duration) -> Result<Answer, NoAns
         .stderr(Stdio::piped())
         .process_group(0)
         .kill_on_drop(true);
-    if let Some(identity) = cli.identity {
-        command.uid(identity.uid).gid(identity.gid);
-    }
-    crate::sys::restrain(&mut command, cli.identity.is_some());
+    crate::sys::restrain(&mut command, cli.identity);
     let failed =
         |error: io::Error| NoAnswer::Failed(format!("the program {} could not be run: {error}", cli.program.display()));
     let mut child = command.spawn().map_err(failed)?;

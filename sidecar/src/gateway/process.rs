@@ -64,11 +64,7 @@ pub(super) fn spawn(config: &GatewayConfig, [stdout, stderr]: [Stdio; 2]) -> Res
         .stdin(Stdio::null())
         .stdout(stdout)
         .stderr(stderr);
-    if let Some(Identity { uid, gid }) = config.identity {
-        // The supplementary groups go with them: the standard library clears the list when we are root.
-        command.uid(uid).gid(gid);
-    }
-    crate::sys::detach(&mut command, config.identity.is_some());
+    crate::sys::detach(&mut command, config.identity);
     let child = command.spawn().map_err(|source| {
         if !config.home.is_dir() {
             SpawnError::NoHome(config.home.clone())
