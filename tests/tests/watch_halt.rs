@@ -137,6 +137,35 @@ fn a_replaced_directory_halts_until_the_right_one_is_back() -> Result<()> {
     Ok(())
 }
 
+/// Where the agent is the same user as the sidecar, it can move the history away. That must be noticed, and nothing recorded elsewhere.
+#[test]
+fn a_history_that_is_moved_away_is_noticed() -> Result<()> {
+    let sidecar = start()?;
+    let (ours, aside) = (sidecar.data().join(".winston"), sidecar.data().join("workspace/aside"));
+    fs::rename(&ours, &aside)?;
+    sidecar.agent_writes("notes.md", "while it is away")?;
+    let watch = wait_for_halt(&sidecar, true)?;
+    assert!(watch["reason"].as_str().is_some_and(|reason| reason.contains(".winston")), "{watch}");
+    // One of the agent's own is not taken for it.
+    fs::create_dir(&ours)?;
+    fs::write(ours.join("epoch"), "forged")?;
+    wait_for_halt(&sidecar, true)?;
+    fs::remove_dir_all(&ours)?;
+    fs::rename(&aside, &ours)?;
+    wait_for_halt(&sidecar, false)?;
+    sidecar.wait_for_history("notes.md", &["admin create", "agent update"])?;
+
+    // A start without it begins a new history, and says so.
+    let setup = sidecar.kill()?;
+    fs::rename(setup.data().join(".winston"), setup.outside().join("aside"))?;
+    let sidecar = setup.start()?;
+    assert!(sidecar.log_text().contains("no history of them"), "{}", sidecar.log_text());
+    let setup = sidecar.kill()?;
+    let sidecar = setup.start()?;
+    assert!(!sidecar.log_text().contains("no history of them"), "said once");
+    Ok(())
+}
+
 /// The first listing of a restart has so much to look at that it records some of it before it is through: that is not its end, and what is held back
 /// stays so.
 #[test]
