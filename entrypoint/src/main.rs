@@ -30,6 +30,7 @@ mod settings;
 mod signals;
 mod stop;
 mod sys;
+mod temp;
 mod variables;
 
 use std::process::ExitCode;
@@ -92,6 +93,11 @@ fn work(settings: &Settings) -> Result<u8, Failure> {
     let signals = signals::Signals::block().map_err(run::refused("block signals"))?;
     prepare::prepare(settings)?;
     // For as long as we live: two tenants' processes on one volume would undo each other's work.
-    let _held = locks::release(settings);
-    run::run(settings, &signals)
+    let held = locks::release(settings);
+    let temporary = temp::prepare(settings, held.is_some());
+    let code = run::run(settings, &signals, temporary.as_deref())?;
+    if held.is_some() {
+        temporary.as_deref().map(temp::remove);
+    }
+    Ok(code)
 }

@@ -23,8 +23,8 @@ use crate::{Failure, sys};
 
 const SIDECAR: &str = "winston-sidecar";
 
-/// Starts the sidecar and returns the exit code of the container.
-pub(crate) fn run(settings: &Settings, signals: &Signals) -> Result<u8, Failure> {
+/// Starts the sidecar and returns the exit code of the container. `temporary`: the gateway's directory for temporary files.
+pub(crate) fn run(settings: &Settings, signals: &Signals, temporary: Option<&Path>) -> Result<u8, Failure> {
     if std::process::id() != 1 {
         // Orphans of the tenant come to us, as they would to PID 1, and not to the machine's init.
         prctl::set_child_subreaper(true).map_err(refused("become the reaper of orphans"))?;
@@ -35,6 +35,7 @@ pub(crate) fn run(settings: &Settings, signals: &Signals) -> Result<u8, Failure>
     })?;
     let mut watch = Watch {
         settings,
+        temporary,
         signals,
         program: settings.sidecar.clone().unwrap_or_else(beside_us),
         handover,
@@ -70,6 +71,7 @@ struct Sidecar {
 
 struct Watch<'a> {
     settings: &'a Settings,
+    temporary: Option<&'a Path>,
     signals: &'a Signals,
     program: PathBuf,
     handover: Handover,
@@ -209,6 +211,7 @@ impl Watch<'_> {
         command
             .stdin(Stdio::null())
             .envs(self.settings.exports())
+            .envs(self.temporary.map(|path| ("WINSTON_GATEWAY_TMPDIR", path)))
             .env(HANDOVER_FDS, self.handover.fds().to_string())
             // Seeds are files by now; a hundred kilobytes of environment would be copied into every process of the agent.
             .envs_remove(seed_variables());
