@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Result, bail};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde_json::Value;
 use winston_tests::sidecar::{Setup, Sidecar, journal_lines};
 use winston_tests::wait::eventually;
@@ -141,17 +142,15 @@ fn a_replaced_directory_halts_until_the_right_one_is_back() -> Result<()> {
 #[test]
 fn a_history_that_is_moved_away_is_noticed() -> Result<()> {
     let sidecar = start()?;
-    let (ours, aside) = (sidecar.data().join(".winston"), sidecar.data().join("workspace/aside"));
-    fs::rename(&ours, &aside)?;
+    let (ours, own) = (sidecar.data().join(".winston"), sidecar.data().join("workspace/own"));
+    fs::create_dir(&own)?;
+    fs::write(own.join("epoch"), "forged")?;
+    let exchange = || renameat_with(CWD, &ours, CWD, &own, RenameFlags::EXCHANGE);
+    exchange()?;
     sidecar.agent_writes("notes.md", "while it is away")?;
     let watch = wait_for_halt(&sidecar, true)?;
     assert!(watch["reason"].as_str().is_some_and(|reason| reason.contains(".winston")), "{watch}");
-    // One of the agent's own is not taken for it.
-    fs::create_dir(&ours)?;
-    fs::write(ours.join("epoch"), "forged")?;
-    wait_for_halt(&sidecar, true)?;
-    fs::remove_dir_all(&ours)?;
-    fs::rename(&aside, &ours)?;
+    exchange()?;
     wait_for_halt(&sidecar, false)?;
     sidecar.wait_for_history("notes.md", &["admin create", "agent update"])?;
 
