@@ -18,6 +18,8 @@
 mod cli;
 mod dir;
 mod handover;
+mod keeper;
+mod launch;
 mod leftovers;
 mod locks;
 mod log;
@@ -32,6 +34,7 @@ mod stop;
 mod sys;
 mod temp;
 mod variables;
+mod vigil;
 
 use std::process::ExitCode;
 
