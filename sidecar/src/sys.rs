@@ -5,9 +5,12 @@
     reason = "there is no safe way to run code in a forked child, to own or register an inherited descriptor, nor to call these functions"
 )]
 
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 use nix::libc;
 use nix::sys::signal::SigSet;
@@ -38,37 +41,43 @@ pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
 }
 
 /// Makes `command` start its program in a session of its own, with no signal blocked, with no file of ours except
-/// its three streams and, with an identity, as that user without any power and without a way to gain some.
+/// its three streams, in this directory and, with an identity, as that user without any power and without a way to gain some.
 ///
 /// There is no parent-death signal on purpose: the program's life is not tied to ours.
-pub(crate) fn detach(command: &mut Command, identity: Option<Identity>) {
+pub(crate) fn detach(command: &mut Command, identity: Option<Identity>, directory: &Path) -> io::Result<()> {
+    let directory = CString::new(directory.as_os_str().as_bytes())?;
     let prepare = move || {
         nix::unistd::setsid()?;
-        harmless(identity)
+        harmless(identity, &directory)
     };
     // SAFETY: between fork and exec only async-signal-safe functions may run; the closure makes plain system calls and
     // neither allocates nor takes a lock.
     unsafe {
         command.pre_exec(prepare);
     }
+    Ok(())
 }
 
 /// Like [`detach`], but the program stays in our session.
-pub(crate) fn restrain(command: &mut Command, identity: Option<Identity>) {
+pub(crate) fn restrain(command: &mut Command, identity: Option<Identity>, directory: &Path) -> io::Result<()> {
+    let directory = CString::new(directory.as_os_str().as_bytes())?;
     // SAFETY: as for `detach`.
     unsafe {
-        command.pre_exec(move || harmless(identity));
+        command.pre_exec(move || harmless(identity, &directory));
     }
+    Ok(())
 }
 
 /// What `detach` and `restrain` share; for the child, before it becomes the program.
-fn harmless(identity: Option<Identity>) -> io::Result<()> {
+fn harmless(identity: Option<Identity>, directory: &CStr) -> io::Result<()> {
     SigSet::empty().thread_set_mask()?;
     close_on_exec_from_three();
-    match identity {
-        Some(identity) => drop_privileges(identity),
-        None => Ok(()),
+    if let Some(identity) = identity {
+        drop_privileges(identity)?;
     }
+    // As that user: root could enter directories that the user may not.
+    nix::unistd::chdir(directory)?;
+    Ok(())
 }
 
 /// Becomes this user, for ever: no groups, no capability in any set, and no program that could bring one back.

@@ -68,6 +68,8 @@ impl Stage {
             "DATABASE_URL",
             "RAILWAY_TOKEN",
             "NOTIFY_SOCKET",
+            "LD_LIBRARY_PATH",
+            "LD_PRELOAD",
         ];
         for leak in leaks {
             plan = plan.env(leak, "leaked-for-the-test");
