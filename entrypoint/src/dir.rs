@@ -12,6 +12,9 @@ use std::time::SystemTime;
 use rustix::fs::{self, AtFlags, Mode, OFlags, Stat};
 use rustix::io::{Errno, Result};
 
+/// Levels of a tree that is removed: each holds a handle.
+const DEEPEST: usize = 200;
+
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// An open directory.
@@ -47,7 +50,7 @@ impl Dir {
     /// those above it as passages that anybody may walk through.
     pub(crate) fn descend(&self, path: &Path, mode: u32) -> Result<Self> {
         let mut parts = path.components().peekable();
-        let mut here = Self(self.0.try_clone().map_err(|_| Errno::MFILE)?);
+        let mut here = self.try_clone()?;
         while let Some(Component::Normal(name)) = parts.next() {
             let mode = if parts.peek().is_none() { mode } else { 0o755 };
             here = here.child_or_new(name, mode)?;
@@ -57,7 +60,7 @@ impl Dir {
 
     /// Opens a path beneath this directory that is there.
     pub(crate) fn walk(&self, path: &Path) -> Result<Self> {
-        let mut here = Self(self.0.try_clone().map_err(|_| Errno::MFILE)?);
+        let mut here = self.try_clone()?;
         for part in path.components() {
             let Component::Normal(name) = part else { return Err(Errno::INVAL) };
             here = here.child(name)?;
@@ -135,6 +138,45 @@ impl Dir {
         }
     }
 
+    /// Removes an empty directory.
+    pub(crate) fn remove_empty(&self, name: &OsStr) -> Result<()> {
+        fs::unlinkat(&self.0, name, AtFlags::REMOVEDIR)
+    }
+
+    /// Removes whatever has this name, with everything in it. No link is followed, whoever changes the tree meanwhile.
+    pub(crate) fn remove_all(&self, name: &OsStr) -> Result<()> {
+        self.remove_tree(name, 0)
+    }
+
+    fn remove_tree(&self, name: &OsStr, depth: usize) -> Result<()> {
+        match self.remove(name) {
+            Err(Errno::ISDIR | Errno::PERM) if depth < DEEPEST => {}
+            other => return other,
+        }
+        let dir = self.child(name)?;
+        for entry in dir.names(usize::MAX) {
+            // What cannot be removed keeps the directory, which then says so.
+            let _ = dir.remove_tree(&entry, depth + 1);
+        }
+        self.remove_empty(name)
+    }
+
+    /// Makes a symbolic link, in place of whatever link there is.
+    pub(crate) fn link(&self, name: &OsStr, target: &Path) -> Result<()> {
+        match fs::readlinkat(&self.0, name, Vec::new()) {
+            Ok(there) if there.as_bytes() == target.as_os_str().as_bytes() => return Ok(()),
+            Ok(_) => self.remove(name)?,
+            Err(Errno::NOENT) => {}
+            Err(error) => return Err(error),
+        }
+        fs::symlinkat(target, &self.0, name)
+    }
+
+    /// Another handle on it.
+    pub(crate) fn try_clone(&self) -> Result<Self> {
+        self.0.try_clone().map(Self).map_err(|_| Errno::MFILE)
+    }
+
     /// The handle, for what this type does not do.
     pub(crate) fn fd(&self) -> &OwnedFd {
         &self.0
@@ -163,6 +205,35 @@ mod tests {
         };
         assert_eq!(mode("a/b"), 0o755);
         assert_eq!(mode("a/b/c"), 0o700, "an existing mode is the tenant's");
+    }
+
+    #[test]
+    fn a_tree_goes_and_what_its_links_name_stays() {
+        let (root, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::write(outside.path().join("kept"), "").unwrap();
+        std::fs::create_dir_all(root.path().join("a/b/c")).unwrap();
+        std::fs::write(root.path().join("a/b/file"), "").unwrap();
+        symlink(outside.path(), root.path().join("a/b/link")).unwrap();
+        let dir = Dir::open(root.path()).unwrap();
+        dir.remove_all(OsStr::new("a")).unwrap();
+        dir.remove_all(OsStr::new("a")).unwrap();
+        assert_eq!(dir.names(9), [""; 0]);
+        symlink(outside.path(), root.path().join("link")).unwrap();
+        dir.remove_all(OsStr::new("link")).unwrap();
+        assert!(outside.path().join("kept").exists());
+    }
+
+    #[test]
+    fn a_link_is_put_in_the_place_of_another_and_of_nothing_else() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = Dir::open(root.path()).unwrap();
+        let read = || std::fs::read_link(root.path().join("link")).unwrap();
+        for target in ["/one", "/one", "/two"] {
+            dir.link(OsStr::new("link"), Path::new(target)).unwrap();
+            assert_eq!(read(), Path::new(target));
+        }
+        std::fs::create_dir(root.path().join("taken")).unwrap();
+        assert!(dir.link(OsStr::new("taken"), Path::new("/one")).is_err());
     }
 
     #[test]

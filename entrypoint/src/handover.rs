@@ -1,5 +1,5 @@
 //! What outlives each sidecar, because PID 1 holds it: the pipes of the gateway's output, the record about the gateway, and
-//! the listening socket of the API.
+//! the listening sockets of the API and of the front door.
 //!
 //! Both ends of the output pipes stay open here, so a gateway without a sidecar finds neither a reader that went away
 //! (it would exit) nor an end of the stream. Nothing is read here: what is written meanwhile waits in the pipe for the next
@@ -8,6 +8,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
@@ -50,11 +51,17 @@ pub(crate) struct Handover {
     record: OwnedFd,
     up: Pipe,
     listener: Option<TcpListener>,
+    front: Option<TcpListener>,
+    /// Our end, and the sidecar's.
+    ask: [UnixStream; 2],
 }
 
 impl Handover {
     /// Opens it all; once, before the first sidecar.
-    pub(crate) fn open(listen: Option<SocketAddr>) -> rustix::io::Result<Self> {
+    pub(crate) fn open(listen: Option<SocketAddr>, front: Option<SocketAddr>) -> io::Result<Self> {
+        let (ours, theirs) = UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        theirs.set_nonblocking(true)?;
         Ok(Self {
             stdout: Pipe::large()?,
             stderr: Pipe::large()?,
@@ -63,6 +70,8 @@ impl Handover {
             up: Pipe::new(PipeFlags::NONBLOCK)?,
             // The sidecar tries for itself then, and says what is wrong in its own words.
             listener: listen.and_then(|address| bind(address).ok()),
+            front: front.and_then(|address| bind(address).ok()),
+            ask: [ours, theirs],
         })
     }
 
@@ -70,7 +79,8 @@ impl Handover {
     pub(crate) fn inherit(&self) -> Vec<RawFd> {
         let fds = self.fds();
         let single = [fds.reaped, fds.record, fds.up];
-        [&fds.stdout[..], &fds.stderr, &single].concat().into_iter().chain(fds.listen).collect()
+        let all = [&fds.stdout[..], &fds.stderr, &single].concat().into_iter();
+        all.chain(fds.listen).chain(fds.front).chain(fds.ask).collect()
     }
 
     /// Their numbers.
@@ -82,6 +92,8 @@ impl Handover {
             record: self.record.as_raw_fd(),
             up: self.up.write.as_raw_fd(),
             listen: self.listener.as_ref().map(|listener| listener.as_raw_fd()),
+            front: self.front.as_ref().map(|listener| listener.as_raw_fd()),
+            ask: Some(self.ask[1].as_raw_fd()),
         }
     }
 
@@ -101,9 +113,26 @@ impl Handover {
         came_up
     }
 
+    /// Asks the sidecar for a sign of life.
+    pub(crate) fn ask(&self) {
+        // Where there is no room, questions lie there already.
+        let _ = rustix::io::write(&self.ask[0], b"?");
+    }
+
+    /// Whether it has given one since the last look.
+    pub(crate) fn answered(&self) -> bool {
+        let mut bytes = [0; 64];
+        let mut answered = false;
+        while let Ok(1..) = rustix::io::read(&self.ask[0], &mut bytes) {
+            answered = true;
+        }
+        answered
+    }
+
     /// Refuses connections from now on: no sidecar will answer them.
     pub(crate) fn stop_listening(&mut self) {
         self.listener = None;
+        self.front = None;
     }
 }
 
@@ -121,7 +150,7 @@ mod tests {
 
     #[test]
     fn ten_thousand_ends_do_not_block() {
-        let handover = Handover::open(None).unwrap();
+        let handover = Handover::open(None, None).unwrap();
         for pid in 1..=10_000 {
             handover.note(Reaped { pid, status: 0 });
         }
@@ -132,7 +161,7 @@ mod tests {
 
     #[test]
     fn being_up_is_told_once() {
-        let handover = Handover::open(None).unwrap();
+        let handover = Handover::open(None, None).unwrap();
         assert!(!handover.came_up());
         rustix::io::write(&handover.up.write, b"\n").unwrap();
         assert!(handover.came_up());
@@ -140,10 +169,21 @@ mod tests {
     }
 
     #[test]
+    fn a_sign_of_life_is_seen_once() {
+        let handover = Handover::open(None, None).unwrap();
+        handover.ask();
+        assert!(!handover.answered());
+        let mut byte = [0];
+        assert_eq!(rustix::io::read(&handover.ask[1], &mut byte), Ok(1));
+        rustix::io::write(&handover.ask[1], &byte).unwrap();
+        assert!(handover.answered() && !handover.answered());
+    }
+
+    #[test]
     fn an_address_that_is_taken_is_left_to_the_sidecar() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-        let handover = Handover::open(Some(taken.local_addr().unwrap())).unwrap();
+        let handover = Handover::open(Some(taken.local_addr().unwrap()), Some("127.0.0.1:0".parse().unwrap())).unwrap();
         assert_eq!(handover.fds().listen, None);
-        assert_eq!(handover.inherit().len(), 7);
+        assert_eq!(handover.inherit().len(), 9);
     }
 }

@@ -116,8 +116,12 @@ fn send_children(signal: Signal, asked: &mut HashSet<i32>, once: bool) {
 }
 
 /// Our direct children, zombies included.
-fn children() -> Vec<i32> {
-    let ours = std::process::id();
+pub(crate) fn children() -> Vec<i32> {
+    i32::try_from(std::process::id()).map_or_else(|_| Vec::new(), children_of)
+}
+
+/// The direct children of a process, zombies included.
+pub(crate) fn children_of(parent_pid: i32) -> Vec<i32> {
     let Ok(entries) = std::fs::read_dir("/proc") else {
         return Vec::new();
     };
@@ -126,13 +130,13 @@ fn children() -> Vec<i32> {
         .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
         .filter(|pid| {
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
-            stat.ok().and_then(|text| parent(&text)) == Some(ours)
+            stat.ok().and_then(|text| parent(&text)) == Some(parent_pid)
         })
         .collect()
 }
 
 /// The parent in a line of `/proc/<pid>/stat`. The command before it may contain spaces and parentheses.
-fn parent(stat: &str) -> Option<u32> {
+fn parent(stat: &str) -> Option<i32> {
     let (_, after) = stat.rsplit_once(')')?;
     after.split_ascii_whitespace().nth(1)?.parse().ok()
 }

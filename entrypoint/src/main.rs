@@ -18,6 +18,8 @@
 mod cli;
 mod dir;
 mod handover;
+mod keeper;
+mod launch;
 mod leftovers;
 mod locks;
 mod log;
@@ -30,7 +32,9 @@ mod settings;
 mod signals;
 mod stop;
 mod sys;
+mod temp;
 mod variables;
+mod vigil;
 
 use std::process::ExitCode;
 
@@ -57,6 +61,7 @@ fn main() -> ExitCode {
             return ExitCode::from(USAGE);
         }
     }
+    seal();
     let privilege = Privilege { uid: rustix::process::geteuid().as_raw() };
     let settings = match Settings::parse(|name| std::env::var_os(name), privilege) {
         Ok(settings) => settings,
@@ -76,6 +81,14 @@ fn main() -> ExitCode {
     }
 }
 
+/// Keeps everybody but root out of our memory and environment, the agent too where it runs as the same user: the token is in both.
+/// The descriptors that we hold for the sidecar are as closed.
+fn seal() {
+    if let Err(error) = nix::sys::prctl::set_dumpable(false) {
+        log::warn("the entrypoint's memory is not sealed", &[("error", error.desc().into())]);
+    }
+}
+
 /// Everything after the checks; the exit code is the sidecar's.
 fn work(settings: &Settings) -> Result<u8, Failure> {
     // First, so that a stop that comes while directories are prepared is not lost: PID 1 ignores what it does not
@@ -83,6 +96,11 @@ fn work(settings: &Settings) -> Result<u8, Failure> {
     let signals = signals::Signals::block().map_err(run::refused("block signals"))?;
     prepare::prepare(settings)?;
     // For as long as we live: two tenants' processes on one volume would undo each other's work.
-    let _held = locks::release(settings);
-    run::run(settings, &signals)
+    let held = locks::release(settings);
+    let temporary = temp::prepare(settings, held.is_some());
+    let code = run::run(settings, &signals, temporary.as_deref())?;
+    if held.is_some() {
+        temporary.as_deref().map(temp::remove);
+    }
+    Ok(code)
 }

@@ -1,8 +1,6 @@
 //! Runs sidecars, one after the other, until the tenant is to end: start, forward, reap, start again, exit code.
 
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -10,41 +8,55 @@ use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use rustix::process::{WaitId, WaitIdOptions, WaitOptions, WaitStatus};
-use winston_wire::{EXIT_REPLACE, HANDOVER_FDS, Reaped};
+use winston_wire::{EXIT_REPLACE, Reaped};
 
 use crate::handover::Handover;
+use crate::keeper::Keeper;
 use crate::leftovers::{self, Manner};
 use crate::log;
 use crate::restart::{Ended, Restarts, Verdict};
-use crate::settings::{Settings, seed_variables};
+use crate::settings::Settings;
 use crate::signals::Signals;
 use crate::stop::{Act, Phase};
-use crate::{Failure, sys};
+use crate::vigil::{self, Main, Seen, Vigil};
+use crate::{Failure, launch};
 
-const SIDECAR: &str = "winston-sidecar";
-
-/// Starts the sidecar and returns the exit code of the container.
-pub(crate) fn run(settings: &Settings, signals: &Signals) -> Result<u8, Failure> {
+/// Starts the sidecar and returns the exit code of the container. `temporary`: the gateway's directory for temporary files.
+pub(crate) fn run(settings: &Settings, signals: &Signals, temporary: Option<&Path>) -> Result<u8, Failure> {
     if std::process::id() != 1 {
         // Orphans of the tenant come to us, as they would to PID 1, and not to the machine's init.
         prctl::set_child_subreaper(true).map_err(refused("become the reaper of orphans"))?;
     }
-    let handover = Handover::open(settings.listen).map_err(|error| {
-        let error = Errno::from_raw(error.raw_os_error());
-        refused("open the pipes of the gateway's output")(error)
+    // Before there is anything open that must not outlive us.
+    let keeper = match std::process::id() {
+        1 => None,
+        _ => Some(Keeper::start(settings.grace).map_err(refused("start the process that ends an ownerless gateway"))?),
+    };
+    let handover = Handover::open(settings.listen, settings.front).map_err(|error| {
+        let error = Errno::from_raw(error.raw_os_error().unwrap_or_default());
+        refused("open what is handed from one sidecar to the next")(error)
     })?;
     let mut watch = Watch {
         settings,
+        temporary,
         signals,
-        program: settings.sidecar.clone().unwrap_or_else(beside_us),
+        program: launch::program(settings),
         handover,
+        keeper,
         phase: Phase::Running,
         sidecar: None,
+        served: false,
+        vigil: Vigil::new(Duration::ZERO, Instant::now()),
         start_at: None,
         restarts: Restarts::default(),
     };
-    watch.sidecar = Some(watch.start().map_err(|error| not_started(&watch.program, &error))?);
-    let end = watch.until_end().map_err(refused("wait for signals"))?;
+    let started = watch.start().map_err(|error| launch::not_started(&watch.program, &error));
+    let end = match started {
+        Ok(()) => watch.until_end().map_err(refused("wait for signals")),
+        Err(failure) => Err(failure),
+    };
+    watch.keeper.take().into_iter().for_each(Keeper::end);
+    let end = end?;
     watch.handover.stop_listening();
     let in_order = leftovers::end(signals, end.manner).map_err(refused("end what was left"))?;
     Ok(match end.code {
@@ -70,11 +82,18 @@ struct Sidecar {
 
 struct Watch<'a> {
     settings: &'a Settings,
+    temporary: Option<&'a Path>,
     signals: &'a Signals,
     program: PathBuf,
     handover: Handover,
+    /// Outside of containers.
+    keeper: Option<Keeper>,
     phase: Phase,
     sidecar: Option<Sidecar>,
+    /// The present sidecar has served its API.
+    served: bool,
+    /// Whether the present sidecar hangs.
+    vigil: Vigil,
     /// When to start the next one, while there is none.
     start_at: Option<Instant>,
     restarts: Restarts,
@@ -84,7 +103,7 @@ impl Watch<'_> {
     /// Forwards, reaps and starts again until the tenant is to end.
     fn until_end(&mut self) -> nix::Result<End> {
         loop {
-            let deadline = [self.phase.deadline(), self.start_at].into_iter().flatten().min();
+            let deadline = [self.phase.deadline(), self.start_at, self.vigil_due()].into_iter().flatten().min();
             let signal = self.signals.next(deadline)?;
             let now = Instant::now();
             let act = match signal {
@@ -99,6 +118,10 @@ impl Watch<'_> {
                 Some(signal) => self.phase.on_signal(signal, now, self.settings.grace),
                 None if self.start_at.is_some_and(|at| at <= now) => {
                     self.start_again();
+                    Act::Nothing
+                }
+                None if self.vigil_due().is_some_and(|at| at <= now) => {
+                    self.look(now);
                     Act::Nothing
                 }
                 None => self.phase.on_deadline(now),
@@ -153,7 +176,8 @@ impl Watch<'_> {
     /// The sidecar has ended: `None` when another one follows.
     fn ended(&mut self, ended: Ended) -> Option<End> {
         let lived = self.sidecar.take().map_or(Duration::ZERO, |sidecar| sidecar.started.elapsed());
-        let came_up = self.handover.came_up();
+        let came_up = self.served | self.handover.came_up();
+        self.keeper.iter().for_each(|keeper| keeper.tell(None));
         match ended {
             Ended::Signal(signal) => {
                 log::error("the sidecar was ended by a signal", &[("signal", signal.into())]);
@@ -196,34 +220,49 @@ impl Watch<'_> {
     fn start_again(&mut self) {
         self.start_at = None;
         match self.start() {
-            Ok(sidecar) => self.sidecar = Some(sidecar),
+            Ok(()) => {}
             Err(error) => {
-                log::error(&not_started(&self.program, &error).message, &[]);
+                log::error(&launch::not_started(&self.program, &error).message, &[]);
                 self.follow(Ended::NotStarted, false, Duration::ZERO);
             }
         }
     }
 
-    fn start(&self) -> std::io::Result<Sidecar> {
-        let mut command = Command::new(&self.program);
-        command
-            .stdin(Stdio::null())
-            .envs(self.settings.exports())
-            .env(HANDOVER_FDS, self.handover.fds().to_string())
-            // Seeds are files by now; a hundred kilobytes of environment would be copied into every process of the agent.
-            .envs_remove(seed_variables());
+    fn start(&mut self) -> std::io::Result<()> {
         let started = Instant::now();
-        let pid = sys::spawn(&mut command, self.handover.inherit())?;
-        log::info(
-            "started the sidecar",
-            &[
-                ("pid", pid.as_raw().into()),
-                ("tenant", self.settings.tenant.as_str().into()),
-                ("data_dir", self.settings.data_dir.display().to_string().into()),
-                ("program", self.program.display().to_string().into()),
-            ],
-        );
-        Ok(Sidecar { pid, started })
+        let pid = launch::launch(&self.program, self.settings, self.temporary, &self.handover)?;
+        self.keeper.iter().for_each(|keeper| keeper.tell(Some(pid)));
+        self.sidecar = Some(Sidecar { pid, started });
+        self.served = false;
+        self.vigil = Vigil::new(self.settings.hang, started);
+        Ok(())
+    }
+
+    /// When to look whether the sidecar hangs. One that was asked to stop has a limit anyway.
+    fn vigil_due(&self) -> Option<Instant> {
+        let watched = self.phase == Phase::Running && self.sidecar.is_some();
+        self.vigil.due().filter(|_| watched)
+    }
+
+    /// Looks whether the sidecar hangs, and ends it then: it is reaped and started again like any other.
+    fn look(&mut self, now: Instant) {
+        let Some(sidecar) = self.sidecar else { return };
+        self.served |= self.handover.came_up();
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", sidecar.pid)).unwrap_or_default();
+        // What cannot be known is no reason to kill it.
+        let unknown = Main { state: 'D', ran: Duration::ZERO };
+        let main = vigil::main_thread(&stat, rustix::param::clock_ticks_per_second()).unwrap_or(unknown);
+        let seen = Seen { served: self.served, answered: self.handover.answered(), main };
+        match self.vigil.look(now, seen) {
+            vigil::Act::Nothing => {}
+            vigil::Act::Ask => self.handover.ask(),
+            vigil::Act::Kill => {
+                let seconds = self.vigil.silent(now).as_secs();
+                let fields = [("pid", sidecar.pid.as_raw().into()), ("seconds", seconds.into())];
+                log::error("the sidecar gives no sign of life, although it could: killed", &fields);
+                send(sidecar.pid, Signal::SIGKILL);
+            }
+        }
     }
 
     /// Reaps everything that has ended; how the sidecar ended when it is among it.
@@ -278,41 +317,7 @@ fn send(sidecar: Pid, signal: Signal) {
     }
 }
 
-fn beside_us() -> PathBuf {
-    let ours = std::env::current_exe();
-    let beside = ours.ok().map(|path| path.with_file_name(SIDECAR));
-    beside.unwrap_or_else(|| SIDECAR.into())
-}
-
-fn not_started(program: &Path, error: &std::io::Error) -> Failure {
-    let (code, reason) = match error.kind() {
-        ErrorKind::NotFound => (127, "not found".to_owned()),
-        _ => (126, error.to_string()),
-    };
-    Failure {
-        code,
-        message: format!(
-            "the sidecar {} cannot be started: {reason}; set WINSTON_SIDECAR_BIN to its executable",
-            program.display()
-        ),
-    }
-}
-
 /// The line for a system call that cannot fail in a sane container.
 pub(crate) fn refused(what: &'static str) -> impl Fn(Errno) -> Failure {
     move |error| Failure { code: 71, message: format!("the kernel refused to {what}: {}", error.desc()) }
-}
-
-/// `env_remove` for several names.
-trait EnvsRemove {
-    fn envs_remove<'a>(&mut self, names: impl Iterator<Item = &'a str>) -> &mut Self;
-}
-
-impl EnvsRemove for Command {
-    fn envs_remove<'a>(&mut self, names: impl Iterator<Item = &'a str>) -> &mut Self {
-        for name in names {
-            self.env_remove(name);
-        }
-        self
-    }
 }

@@ -54,8 +54,12 @@ pub(crate) struct Settings {
     pub(crate) owner: Option<Owner>,
     /// Where the sidecar listens, when that is an address; what is wrong with it is the sidecar's to say.
     pub(crate) listen: Option<SocketAddr>,
+    /// Where the front door listens, if there is one, likewise.
+    pub(crate) front: Option<SocketAddr>,
     /// How long the sidecar may take to stop.
     pub(crate) grace: Duration,
+    /// How long the sidecar may give no sign of life; zero: for ever.
+    pub(crate) hang: Duration,
     /// First-boot files.
     pub(crate) seeds: Vec<Seed>,
 }
@@ -86,7 +90,9 @@ impl Settings {
         let sidecar = reader.text("WINSTON_SIDECAR_BIN").map(PathBuf::from);
         let owner = checks::owner(&mut reader, privilege);
         let listen = reader.text("WINSTON_SIDECAR_LISTEN").map_or(Some(LISTEN), |text| text.parse().ok());
+        let front = front(reader.text("WINSTON_FRONT_LISTEN"), reader.text("PORT"), listen);
         let grace = checks::grace(&mut reader);
+        let hang = checks::hang(&mut reader);
         let seeds = checks::seeds(&mut reader, &state_dir, &workspace_dir);
 
         let mistakes = reader.finish();
@@ -101,7 +107,9 @@ impl Settings {
             sidecar,
             owner,
             listen,
+            front,
             grace,
+            hang,
             seeds,
         })
     }
@@ -120,6 +128,16 @@ impl Settings {
         }
         exports
     }
+}
+
+/// The address of the front door as the sidecar reads it, which also says what is wrong with it.
+fn front(set: Option<String>, port: Option<String>, file_api: Option<SocketAddr>) -> Option<SocketAddr> {
+    let usual = |port: u16| SocketAddr::from(([0u16; 8], port));
+    let address = match set {
+        Some(set) => set.parse().ok(),
+        None => port.and_then(|port| port.parse().ok()).map(usual),
+    };
+    address.filter(|address| file_api.is_some_and(|file_api| file_api.port() != address.port()))
 }
 
 #[cfg(test)]
@@ -152,6 +170,18 @@ mod tests {
         assert_eq!(settings.grace, Duration::from_secs(25));
         assert_eq!(settings.owner, None);
         assert!(settings.seeds.is_empty());
+    }
+
+    #[test]
+    fn the_front_door_is_where_the_sidecar_has_it() {
+        let front = |pairs: &[(&str, &str)]| parse(pairs, USER).unwrap().front.map(|address| address.to_string());
+        assert_eq!(front(&[]), None);
+        assert_eq!(front(&[("PORT", "8080")]).as_deref(), Some("[::]:8080"));
+        assert_eq!(front(&[("PORT", "18790")]), None, "the file API has it");
+        assert_eq!(front(&[("PORT", "8080"), ("WINSTON_FRONT_LISTEN", "off")]), None);
+        let listen = ("WINSTON_FRONT_LISTEN", "127.0.0.1:81");
+        assert_eq!(front(&[("PORT", "8080"), listen]).as_deref(), Some("127.0.0.1:81"));
+        assert_eq!(front(&[("PORT", "many")]), None, "the sidecar says so");
     }
 
     #[test]

@@ -6,14 +6,15 @@
 )]
 
 use std::io;
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::libc;
 use nix::sys::prctl;
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
-use nix::unistd::{Pid, getppid};
+use nix::unistd::{ForkResult, Pid, getppid};
 
 /// Starts a program in a process group of its own, with no signal blocked, that gets SIGTERM when we die, and that inherits
 /// the descriptors in `inherit` beside its three streams.
@@ -41,6 +42,35 @@ pub(crate) fn spawn(command: &mut Command, inherit: Vec<RawFd>) -> io::Result<Pi
     }
     let child = command.spawn()?;
     i32::try_from(child.id()).map(Pid::from_raw).map_err(io::Error::other)
+}
+
+/// Starts `child` as a process of its own that ends when it returns. It keeps its three streams and the descriptor that it is given, and
+/// is the leader of a process group, so that a terminal's Ctrl-C does not reach it; our session stays its own.
+///
+/// To be called while there is only one thread.
+pub(crate) fn fork(mut keep: OwnedFd, child: impl FnOnce(OwnedFd)) -> nix::Result<Pid> {
+    // SAFETY: there is no other thread, so the child finds no lock held and may do whatever we may.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => Ok(child),
+        ForkResult::Child => {
+            let _ = nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0));
+            // In the lowest place, and all others closed: the entrypoint's pipes must end with it.
+            const LOWEST: RawFd = 3;
+            if keep.as_raw_fd() != LOWEST
+                && let Ok(moved) = rustix::io::fcntl_dupfd_cloexec(&keep, LOWEST)
+            {
+                keep = moved;
+            }
+            let kept = keep.as_raw_fd();
+            for fd in (LOWEST..256).filter(|fd| *fd != kept) {
+                // SAFETY: what the descriptor belonged to is never used again: this process ends below, and nothing is dropped.
+                unsafe { libc::close(fd) };
+            }
+            child(keep);
+            // SAFETY: ends the process without running what the parent has registered.
+            unsafe { libc::_exit(0) }
+        }
+    }
 }
 
 /// Gives signals their default disposition, for us and for whatever we start. `nohup` and shells that start something in the

@@ -53,6 +53,17 @@ pub(crate) const VARIABLES: &[Variable] = &[
         "How long sidecar and gateway may take to stop before they are killed, 0 to 3600.",
     ),
     variable(
+        "WINSTON_FRONT_LISTEN",
+        "[::]:$PORT",
+        "Address and port of the front door, or `off`; bound here too, so that the port is never free for others.",
+    ),
+    variable("PORT", "", "Public port of the container, as the platform sets it; see `WINSTON_FRONT_LISTEN`."),
+    variable(
+        "WINSTON_HANG_SECONDS",
+        "300",
+        "How long the sidecar may give no sign of life, although it could run, before it is killed and started again; the gateway goes on. `0`: for ever. At most 86400.",
+    ),
+    variable(
         "WINSTON_OPENCLAW_JSON",
         "",
         "First-boot `openclaw.json`, base64 or plain text; used only where no such file exists yet.",

@@ -60,10 +60,16 @@ pub(crate) async fn run(mut settings: Settings, handover: Option<Handover>) -> R
     let mut signals = Signals::new().map_err(|error| RunError::Other(format!("signals: {error}")))?;
     let started = Instant::now();
     let upgrade = Arc::new(Upgrade::new(handover.is_some()));
-    let (inherited, bound, up) =
-        handover.map_or((None, None, None), |handover| (Some(handover.gateway), handover.listener, Some(handover.up)));
+    let (mut inherited, mut bound, mut bound_front, mut up) = (None, None, None, None);
+    if let Some(handover) = handover {
+        (inherited, up) = (Some(handover.gateway), Some(handover.up));
+        (bound, bound_front) = (handover.listener, handover.front);
+        if let Some(questions) = handover.questions {
+            tokio::spawn(questions.answer());
+        }
+    }
     let listener = listen(&settings, bound).await?;
-    let front = open_front(settings.front.take()).await?;
+    let front = open_front(settings.front.take(), bound_front).await?;
     let edits = open(&settings).await?;
 
     make_directories(&settings, &edits).await?;
@@ -178,11 +184,7 @@ async fn spawned<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -
 /// `bound` is entrypoint's socket, on which callers may be waiting already.
 async fn listen(settings: &Settings, bound: Option<std::net::TcpListener>) -> Result<TcpListener, RunError> {
     let failed = |error| RunError::Listen { address: settings.listen.to_string(), error };
-    let listener = match bound {
-        Some(bound) => bound.set_nonblocking(true).and_then(|()| TcpListener::from_std(bound)),
-        None => bind(settings.listen).await,
-    }
-    .map_err(failed)?;
+    let listener = taken_over_or_bound(bound, settings.listen).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
     Ok(listener)
@@ -198,12 +200,22 @@ async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     }
 }
 
-/// The listener of the front door, if there is to be one.
-async fn open_front(settings: Option<FrontSettings>) -> Result<Option<(FrontSettings, TcpListener)>, RunError> {
+/// The listener of the front door, if there is to be one. `bound` is entrypoint's socket.
+async fn open_front(
+    settings: Option<FrontSettings>,
+    bound: Option<std::net::TcpListener>,
+) -> Result<Option<(FrontSettings, TcpListener)>, RunError> {
     let Some(settings) = settings else { return Ok(None) };
     let failed = |error| RunError::Front { address: settings.listen.to_string(), error };
-    let listener = bind(settings.listen).await.map_err(failed)?;
+    let listener = taken_over_or_bound(bound, settings.listen).await.map_err(failed)?;
     Ok(Some((settings, listener)))
+}
+
+async fn taken_over_or_bound(bound: Option<std::net::TcpListener>, address: SocketAddr) -> io::Result<TcpListener> {
+    match bound {
+        Some(bound) => bound.set_nonblocking(true).and_then(|()| TcpListener::from_std(bound)),
+        None => bind(address).await,
+    }
 }
 
 async fn open(settings: &Settings) -> Result<Arc<Edits>, RunError> {
@@ -243,8 +255,14 @@ async fn start_gateway(
     inherited: Option<Inherited>,
 ) -> Result<(GatewayHandle, Option<Configs>), RunError> {
     let Some(gateway) = &settings.gateway else { return Ok((gateway::disabled(), None)) };
-    if settings.identity.is_none() && rustix::process::geteuid().is_root() {
-        tracing::warn!("the gateway runs as root, like this process; set WINSTON_GATEWAY_UID to separate them");
+    let ours = rustix::process::geteuid();
+    if settings.identity.is_none() {
+        let remedy = if ours.is_root() { "set" } else { "start as root with" };
+        tracing::warn!(
+            uid = ours.as_raw(),
+            "the gateway runs as the same user as this process, so the agent can stop it and rewrite history; {remedy} \
+             WINSTON_GATEWAY_UID to separate them"
+        );
     }
     let logs = gateway.logs;
     let file = (logs.files > 0).then(|| FileSettings {

@@ -91,6 +91,11 @@ pub(crate) const VARIABLES: &[Variable] = &[
         meaning: "`HOME` of the gateway. Absolute.",
     },
     Variable {
+        name: "WINSTON_GATEWAY_TMPDIR",
+        default: "",
+        meaning: "`TMPDIR` of the gateway. Absolute. Unset: that of the sidecar. `winston-entrypoint` sets it to a directory of the tenant's own.",
+    },
+    Variable {
         name: "WINSTON_GATEWAY_ENV",
         default: "",
         meaning: "Names of further variables that the gateway inherits, separated by commas.",

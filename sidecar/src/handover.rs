@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{FileType, OFlags};
+use rustix::io::Errno;
 use winston_wire::{HANDOVER_FDS, HandoverFds};
 
 use crate::gateway::{Inherited, Pipe};
@@ -17,12 +18,19 @@ pub(crate) struct Handover {
     pub(crate) gateway: Inherited,
     /// The bound socket of the API.
     pub(crate) listener: Option<TcpListener>,
+    /// The bound socket of the front door.
+    pub(crate) front: Option<TcpListener>,
+    /// Where entrypoint asks for a sign of life.
+    pub(crate) questions: Option<Questions>,
     /// Where entrypoint learns that the API is served.
     pub(crate) up: Up,
 }
 
 /// The way to tell entrypoint that the API is served.
 pub(crate) struct Up(OwnedFd);
+
+/// Questions of entrypoint's.
+pub(crate) struct Questions(OwnedFd);
 
 impl Handover {
     /// Takes the descriptors; the error names the variable and the remedy.
@@ -31,6 +39,7 @@ impl Handover {
             let read = checked(read, FileType::Fifo, Some(OFlags::RDONLY))?;
             Ok::<_, String>(Pipe::inherited(read, checked(write, FileType::Fifo, Some(OFlags::WRONLY))?))
         };
+        let socket = |number: Option<i32>| number.map(|number| checked(number, FileType::Socket, None)).transpose();
         Ok(Self {
             gateway: Inherited {
                 stdout: pipe(fds.stdout)?,
@@ -38,7 +47,9 @@ impl Handover {
                 reaped: checked(fds.reaped, FileType::Fifo, Some(OFlags::RDONLY))?,
                 record: checked(fds.record, FileType::RegularFile, Some(OFlags::RDWR))?,
             },
-            listener: fds.listen.map(|number| checked(number, FileType::Socket, None)).transpose()?.map(Into::into),
+            listener: socket(fds.listen)?.map(Into::into),
+            front: socket(fds.front)?.map(Into::into),
+            questions: socket(fds.ask)?.map(Questions),
             up: Up(checked(fds.up, FileType::Fifo, Some(OFlags::WRONLY))?),
         })
     }
@@ -49,6 +60,25 @@ impl Up {
     pub(crate) fn tell(&self) {
         if let Err(error) = rustix::io::write(&self.0, b"\n") {
             tracing::warn!(%error, "entrypoint not told that the API is served");
+        }
+    }
+}
+
+impl Questions {
+    /// Answers each with itself. It is the event loop that does so: where it stands still there is no answer, and entrypoint ends us after a while.
+    pub(crate) async fn answer(self) {
+        let Ok(socket) = sys::readable(self.0) else { return };
+        let mut bytes = [0; 64];
+        while let Ok(mut ready) = socket.readable().await {
+            match rustix::io::read(&socket, &mut bytes) {
+                Ok(0) => return,
+                Ok(read) => {
+                    let _ = rustix::io::write(&socket, &bytes[..read]);
+                }
+                Err(Errno::AGAIN) => ready.clear_ready(),
+                Err(Errno::INTR) => {}
+                Err(_) => return,
+            }
         }
     }
 }

@@ -114,6 +114,7 @@ binary.
 }
 
 fn run() -> ExitCode {
+    sys::seal();
     sys::prepare_allocator();
     let own: Vec<_> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))

@@ -5,9 +5,12 @@
     reason = "there is no safe way to run code in a forked child, to own or register an inherited descriptor, nor to call these functions"
 )]
 
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 use nix::libc;
 use nix::sys::signal::SigSet;
@@ -15,6 +18,8 @@ use rustix::io::FdFlags;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::process::Command;
+
+use crate::gateway::Identity;
 
 /// Lets the event loop say when a descriptor can be read.
 pub(crate) fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
@@ -36,23 +41,84 @@ pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
 }
 
 /// Makes `command` start its program in a session of its own, with no signal blocked, with no file of ours except
-/// its three streams and, if asked, without a way to ever gain privileges.
+/// its three streams, in this directory and, with an identity, as that user without any power and without a way to gain some.
 ///
 /// There is no parent-death signal on purpose: the program's life is not tied to ours.
-pub(crate) fn detach(command: &mut Command, no_new_privs: bool) {
+pub(crate) fn detach(command: &mut Command, identity: Option<Identity>, directory: &Path) -> io::Result<()> {
+    let directory = CString::new(directory.as_os_str().as_bytes())?;
     let prepare = move || {
         nix::unistd::setsid()?;
-        SigSet::empty().thread_set_mask()?;
-        close_on_exec_from_three();
-        if no_new_privs {
-            nix::sys::prctl::set_no_new_privs()?;
-        }
-        Ok(())
+        harmless(identity, &directory)
     };
     // SAFETY: between fork and exec only async-signal-safe functions may run; the closure makes plain system calls and
     // neither allocates nor takes a lock.
     unsafe {
         command.pre_exec(prepare);
+    }
+    Ok(())
+}
+
+/// Like [`detach`], but the program stays in our session.
+pub(crate) fn restrain(command: &mut Command, identity: Option<Identity>, directory: &Path) -> io::Result<()> {
+    let directory = CString::new(directory.as_os_str().as_bytes())?;
+    // SAFETY: as for `detach`.
+    unsafe {
+        command.pre_exec(move || harmless(identity, &directory));
+    }
+    Ok(())
+}
+
+/// What `detach` and `restrain` share; for the child, before it becomes the program.
+fn harmless(identity: Option<Identity>, directory: &CStr) -> io::Result<()> {
+    SigSet::empty().thread_set_mask()?;
+    close_on_exec_from_three();
+    if let Some(identity) = identity {
+        drop_privileges(identity)?;
+    }
+    // As that user: root could enter directories that the user may not.
+    nix::unistd::chdir(directory)?;
+    Ok(())
+}
+
+/// Becomes this user, for ever: no groups, no capability in any set, and no program that could bring one back.
+///
+/// The order matters. Only root may empty the bounding set and the groups; a change of the user empties the sets that count, but
+/// neither the inheritable nor the bounding one, and a platform may have filled both.
+fn drop_privileges(identity: Identity) -> io::Result<()> {
+    /// Of capget(2): two words for each set.
+    const VERSION_3: u32 = 0x2008_0522;
+    // Refused where we lack `CAP_SETPCAP`; `no_new_privs` makes the set useless anyway.
+    for capability in 0..64 {
+        // SAFETY: takes numbers, changes this process only.
+        if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) } != 0 {
+            break;
+        }
+    }
+    let Identity { uid, gid } = identity;
+    // SAFETY: an empty list is not read; the others take numbers.
+    unsafe {
+        check(libc::setgroups(0, std::ptr::null()).into())?;
+        check(libc::setresgid(gid, gid, gid).into())?;
+        check(libc::setresuid(uid, uid, uid).into())?;
+    }
+    let header = [VERSION_3, 0];
+    let none = [[0u32; 3]; 2];
+    // SAFETY: the kernel reads the header and two records of three words, all of which live until it returns. Ambient capabilities
+    // go with the inheritable ones.
+    check(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) })?;
+    nix::sys::prctl::set_no_new_privs()?;
+    Ok(())
+}
+
+fn check(result: libc::c_long) -> io::Result<()> {
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Keeps everybody but root out of our memory, our environment and our descriptors, the agent too where it runs as the same user as we do:
+/// no `/proc/<pid>/mem`, no debugger, no `pidfd_getfd`. There is no core dump either, which would have the token in it.
+pub(crate) fn seal() {
+    if let Err(error) = nix::sys::prctl::set_dumpable(false) {
+        eprintln!("winston-sidecar: its memory is not sealed: {error}");
     }
 }
 
@@ -109,18 +175,3 @@ pub(crate) fn prepare_allocator() {}
 /// See [`prepare_allocator`].
 #[cfg(not(target_env = "gnu"))]
 pub(crate) fn release_memory() {}
-/// Like [`detach`], but the program stays in our session.
-pub(crate) fn restrain(command: &mut Command, no_new_privs: bool) {
-    let prepare = move || {
-        SigSet::empty().thread_set_mask()?;
-        close_on_exec_from_three();
-        if no_new_privs {
-            nix::sys::prctl::set_no_new_privs()?;
-        }
-        Ok(())
-    };
-    // SAFETY: as for `detach`.
-    unsafe {
-        command.pre_exec(prepare);
-    }
-}

@@ -140,6 +140,10 @@ impl Entrypoint {
         let script = dir.path().join("sidecar.sh");
         std::fs::write(&script, format!("#!/bin/sh\n{sidecar}\n"))?;
         std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755))?;
+        // The tenant's directory for temporary files goes with the test.
+        let temporary = dir.path().join("tmp");
+        std::fs::create_dir(&temporary)?;
+        std::fs::set_permissions(&temporary, PermissionsExt::from_mode(0o1777))?;
         let data = dir.path().join("data");
         let made = Self {
             mode,
@@ -154,6 +158,7 @@ impl Entrypoint {
             .env("WINSTON_TENANT_ID", "test-tenant")
             .env("WINSTON_SIDECAR_TOKEN", TEST_TOKEN)
             .env("WINSTON_DATA_DIR", &data.to_string_lossy())
+            .env("TMPDIR", &temporary.to_string_lossy())
             // Not the port of whatever else runs on this machine.
             .env("WINSTON_SIDECAR_LISTEN", "127.0.0.1:0")
             .env("WINSTON_SIDECAR_BIN", &script.to_string_lossy()))

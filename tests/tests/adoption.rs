@@ -412,6 +412,21 @@ fn descriptors_that_are_not_entrypoints_are_refused() -> Result<()> {
     Ok(())
 }
 
+/// Whoever took the public port while there is no sidecar would get the operators' passwords, and the next sidecar would not start.
+#[test]
+fn the_public_port_is_never_free() -> Result<()> {
+    let front = winston_tests::http::free_address()?;
+    let household = Household::new(Mode::Subreaper)?.env("WINSTON_FRONT_LISTEN", &front.to_string());
+    let (home, _orders, _) = ready(&household)?;
+    without_sidecar(&home, || {
+        let bound = std::net::TcpListener::bind(front);
+        ensure!(bound.is_err_and(|error| error.kind() == std::io::ErrorKind::AddrInUse));
+        Ok(())
+    })?;
+    winston_tests::http::request(front, "GET", "/healthz", &[], b"")?.expect(200)?;
+    end(home)
+}
+
 /// The gateway, and with it the agent, gets its two streams and nothing else of what is handed on.
 #[test]
 fn the_gateway_inherits_nothing_of_the_handover() -> Result<()> {

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Result, bail};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde_json::Value;
 use winston_tests::sidecar::{Setup, Sidecar, journal_lines};
 use winston_tests::wait::eventually;
@@ -134,6 +135,33 @@ fn a_replaced_directory_halts_until_the_right_one_is_back() -> Result<()> {
     wait_for_halt(&sidecar, false)?;
     sidecar.wait_for_history("notes.md", &["admin create", "agent update"])?;
     assert_eq!(deletions(&data)?, 0);
+    Ok(())
+}
+
+/// Where the agent is the same user as the sidecar, it can move the history away. That must be noticed, and nothing recorded elsewhere.
+#[test]
+fn a_history_that_is_moved_away_is_noticed() -> Result<()> {
+    let sidecar = start()?;
+    let (ours, own) = (sidecar.data().join(".winston"), sidecar.data().join("workspace/own"));
+    fs::create_dir(&own)?;
+    fs::write(own.join("epoch"), "forged")?;
+    let exchange = || renameat_with(CWD, &ours, CWD, &own, RenameFlags::EXCHANGE);
+    exchange()?;
+    sidecar.agent_writes("notes.md", "while it is away")?;
+    let watch = wait_for_halt(&sidecar, true)?;
+    assert!(watch["reason"].as_str().is_some_and(|reason| reason.contains(".winston")), "{watch}");
+    exchange()?;
+    wait_for_halt(&sidecar, false)?;
+    sidecar.wait_for_history("notes.md", &["admin create", "agent update"])?;
+
+    // A start without it begins a new history, and says so.
+    let setup = sidecar.kill()?;
+    fs::rename(setup.data().join(".winston"), setup.outside().join("aside"))?;
+    let sidecar = setup.start()?;
+    assert!(sidecar.log_text().contains("no history of them"), "{}", sidecar.log_text());
+    let setup = sidecar.kill()?;
+    let sidecar = setup.start()?;
+    assert!(!sidecar.log_text().contains("no history of them"), "said once");
     Ok(())
 }
 

@@ -27,14 +27,21 @@ pub struct HandoverFds {
     pub up: i32,
     /// The listening socket of the API, if entrypoint could bind it.
     pub listen: Option<i32>,
+    /// The listening socket of the front door, likewise. Its port is never free, so the agent cannot take it while a sidecar is replaced.
+    pub front: Option<i32>,
+    /// A stream socket on which each byte is a question that the sidecar answers with the same byte.
+    pub ask: Option<i32>,
 }
 
 impl fmt::Display for HandoverFds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { stdout, stderr, reaped, record, up, listen } = self;
+        let Self { stdout, stderr, reaped, record, up, listen, front, ask } = self;
         write!(f, "stdout={},stdout_write={},stderr={},", stdout[0], stdout[1], stderr[0])?;
         write!(f, "stderr_write={},reaped={reaped},record={record},up={up}", stderr[1])?;
-        listen.map_or(Ok(()), |listen| write!(f, ",listen={listen}"))
+        let optional = [("listen", listen), ("front", front), ("ask", ask)];
+        optional
+            .into_iter()
+            .try_for_each(|(name, number)| number.map_or(Ok(()), |number| write!(f, ",{name}={number}")))
     }
 }
 
@@ -66,6 +73,8 @@ impl FromStr for HandoverFds {
             record: get("record")?,
             up: get("up")?,
             listen: find("listen"),
+            front: find("front"),
+            ask: find("ask"),
         })
     }
 }
@@ -103,15 +112,23 @@ impl Reaped {
 mod tests {
     use super::*;
 
-    const FDS: HandoverFds =
-        HandoverFds { stdout: [3, 4], stderr: [5, 6], reaped: 7, record: 8, up: 9, listen: Some(10) };
+    const FDS: HandoverFds = HandoverFds {
+        stdout: [3, 4],
+        stderr: [5, 6],
+        reaped: 7,
+        record: 8,
+        up: 9,
+        listen: Some(10),
+        front: Some(11),
+        ask: Some(12),
+    };
 
     #[test]
     fn numbers_come_back_as_they_were_written() {
-        for fds in [FDS, HandoverFds { listen: None, ..FDS }] {
+        for fds in [FDS, HandoverFds { listen: None, ..FDS }, HandoverFds { front: None, ask: None, ..FDS }] {
             assert_eq!(fds.to_string().parse(), Ok(fds));
         }
-        let newer = format!("{FDS},front=11");
+        let newer = format!("{FDS},more=13");
         assert_eq!(newer.parse(), Ok(FDS), "a name of a newer entrypoint");
     }
 

@@ -10,6 +10,8 @@ use crate::seed::{self, Seed};
 
 const DEFAULT_GRACE: u64 = 25;
 const LONGEST_GRACE: u64 = 3600;
+const DEFAULT_HANG: u64 = 300;
+const LONGEST_HANG: u64 = 24 * 60 * 60;
 const SHORTEST_TOKEN: usize = 32;
 
 /// Variables that carry workspace files, with the file's name.
@@ -157,6 +159,17 @@ pub(super) fn grace(reader: &mut Reader<'_>) -> Duration {
         reader.mistake(format!("{NAME} must be {expected}"));
     }
     Duration::from_secs(seconds.min(LONGEST_GRACE))
+}
+
+/// How long the sidecar may give no sign of life.
+pub(super) fn hang(reader: &mut Reader<'_>) -> Duration {
+    const NAME: &str = "WINSTON_HANG_SECONDS";
+    let expected = "a whole number of seconds from 0 to 86400";
+    let seconds = reader.parsed::<u64>(NAME, expected).unwrap_or(DEFAULT_HANG);
+    if seconds > LONGEST_HANG {
+        reader.mistake(format!("{NAME} must be {expected}"));
+    }
+    Duration::from_secs(seconds.min(LONGEST_HANG))
 }
 
 /// The first-boot files.

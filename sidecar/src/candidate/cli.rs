@@ -85,18 +85,14 @@ async fn ask(cli: &Cli, scratch: &Path, limit: Duration) -> Result<Answer, NoAns
         .envs(cli.environment.iter().map(|(name, value)| (name, value)))
         .env("OPENCLAW_STATE_DIR", scratch)
         .env("OPENCLAW_CONFIG_PATH", scratch.join("openclaw.json"))
-        .current_dir(scratch)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0)
         .kill_on_drop(true);
-    if let Some(identity) = cli.identity {
-        command.uid(identity.uid).gid(identity.gid);
-    }
-    crate::sys::restrain(&mut command, cli.identity.is_some());
     let failed =
         |error: io::Error| NoAnswer::Failed(format!("the program {} could not be run: {error}", cli.program.display()));
+    crate::sys::restrain(&mut command, cli.identity, scratch).map_err(failed)?;
     let mut child = command.spawn().map_err(failed)?;
     let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());

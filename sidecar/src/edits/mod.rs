@@ -153,6 +153,14 @@ impl Edits {
         limits: journal::Limits,
     ) -> Result<Self, EditError> {
         let opening = Journal::identify(&root)?;
+        let is_used = || layout.config_file().is_some_and(|file| matches!(root.stat(&file), Ok(Some(_))));
+        if opening.is_new() && is_used() {
+            // It may be right: the files of another installation. Where somebody moved the history away, nobody must find out later.
+            tracing::warn!(
+                epoch = %opening.epoch(),
+                "there are files of a tenant and no history of them: a new one begins. If .winston was here before, stop, put it back, start again"
+            );
+        }
         let index = Index::load(&root.internal_dir(".winston")?, opening.epoch());
         let journal = opening.open(limits, &mut |change| index.replay(change))?;
         index.replayed(journal.head_seq());

@@ -10,12 +10,14 @@ use std::fs::File;
 use std::io::{self, IoSliceMut, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use super::TenantPath;
+use super::class::INTERNAL;
 
 const RESOLVE: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
@@ -219,6 +221,8 @@ pub(crate) struct Root {
     owner: Option<(u32, u32)>,
     /// See [`Root::tenant_uid`].
     tenant_uid: u32,
+    /// Our own directory as it was first opened: device and inode.
+    internal: OnceLock<(u64, u64)>,
 }
 
 impl Root {
@@ -227,7 +231,7 @@ impl Root {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::open(path, flags, Mode::empty())?;
         let tenant_uid = owner.map_or_else(|| rustix::process::geteuid().as_raw(), |(uid, _)| uid);
-        let root = Self { dir, path: path.to_owned(), owner, tenant_uid };
+        let root = Self { dir, path: path.to_owned(), owner, tenant_uid, internal: OnceLock::new() };
         root.resolve(".", OFlags::PATH | OFlags::DIRECTORY)?;
         Ok(root)
     }
@@ -237,12 +241,20 @@ impl Root {
         &self.path
     }
 
-    /// Whether the directory that we hold is still the one that the path names. A volume that was unmounted or replaced is not.
+    /// Whether the directory that we hold is still the one that the path names, and our own directory in it the one that was opened. A volume that was
+    /// unmounted or replaced is not; where the agent is the same user as we are, it can move our directory away.
     pub(crate) fn still_in_place(&self) -> bool {
         let same = || -> Result<bool, Errno> {
             let held = rustix::fs::fstat(&self.dir)?;
             let named = rustix::fs::stat(&self.path)?;
-            Ok((held.st_dev, held.st_ino) == (named.st_dev, named.st_ino) && held.st_nlink > 0)
+            let ours = match self.internal.get() {
+                Some(opened) => {
+                    let found = rustix::fs::statat(&self.dir, INTERNAL, AtFlags::SYMLINK_NOFOLLOW)?;
+                    (found.st_dev, found.st_ino) == *opened
+                }
+                None => true,
+            };
+            Ok((held.st_dev, held.st_ino) == (named.st_dev, named.st_ino) && held.st_nlink > 0 && ours)
         };
         same().unwrap_or(false)
     }
@@ -393,7 +405,12 @@ impl Root {
             }
             reached.push_str(component);
         }
-        self.resolve(path, OFlags::RDONLY | OFlags::DIRECTORY)
+        let opened = self.resolve(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        if path == INTERNAL {
+            let stat = rustix::fs::fstat(&opened)?;
+            self.internal.get_or_init(|| (stat.st_dev, stat.st_ino));
+        }
+        Ok(opened)
     }
 
     /// Calls `visit` for every entry of an open directory. Entries that vanish meanwhile are left out; links are not followed.

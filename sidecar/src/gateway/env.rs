@@ -92,6 +92,10 @@ const OURS: &[&str] = &[
 /// Shorter values are no secrets, and replacing them would only make the log unreadable.
 const SHORTEST_SECRET: usize = 8;
 
+/// The gateway's directory for temporary files: what it gets as `TMPDIR`. Ours stays another one, because what root writes must not
+/// lie where the agent can exchange it.
+const TEMPORARY: &str = "WINSTON_GATEWAY_TMPDIR";
+
 /// Picks from the sidecar's own environment what the gateway inherits. `extra` is `WINSTON_GATEWAY_ENV`: further
 /// names, separated by commas. The error lists every name in it that the gateway must not have.
 pub(crate) fn inherited(
@@ -100,11 +104,18 @@ pub(crate) fn inherited(
 ) -> Result<Vec<(String, String)>, Vec<String>> {
     let extra: Vec<&str> = extra.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
     let mut mistakes: Vec<String> = extra.iter().filter_map(|name| mistake(name)).collect();
+    let own: Vec<(String, String)> = own.into_iter().filter(|(_, value)| !value.is_empty()).collect();
+    let temporary = own.iter().find(|(name, _)| name == TEMPORARY).map(|(_, path)| ("TMPDIR".to_owned(), path.clone()));
+    if temporary.as_ref().is_some_and(|(_, path)| !path.starts_with('/')) {
+        mistakes.push(format!("{TEMPORARY} must be an absolute path"));
+    }
     let picked: Vec<(String, String)> = own
         .into_iter()
-        .filter(|(name, value)| !value.is_empty() && (allowed(name) || extra.contains(&&**name)))
+        .filter(|(name, _)| allowed(name) || extra.contains(&&**name))
         .filter(|(name, _)| mistake(name).is_none())
+        .filter(|(name, _)| temporary.is_none() || name != "TMPDIR")
         .collect();
+    let picked: Vec<_> = picked.into_iter().chain(temporary).collect();
     let options = picked.iter().find(|(name, _)| name == "NODE_OPTIONS");
     if let Some(option) = options.and_then(|(_, value)| foreign_code(value)) {
         mistakes.push(format!("WINSTON_GATEWAY_ENV passes NODE_OPTIONS on, which must not contain {option}"));
@@ -253,6 +264,15 @@ mod tests {
         let mut expected = ALLOWED.to_vec();
         expected.extend(["LC_ALL", "LC_CTYPE"]);
         assert_eq!(names(&picked), expected);
+    }
+
+    #[test]
+    fn the_gateway_has_temporary_files_of_its_own() {
+        let own = |path: &str| vec![("TMPDIR".to_owned(), "/ours".to_owned()), (TEMPORARY.to_owned(), path.to_owned())];
+        let picked = inherited(own("/theirs"), "").expect("absolute");
+        assert_eq!(picked, [("TMPDIR".to_owned(), "/theirs".to_owned())]);
+        assert!(inherited(own("theirs"), "").is_err());
+        assert_eq!(inherited(own(""), "").expect("unset"), [("TMPDIR".to_owned(), "/ours".to_owned())]);
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! The gateway as an operating system process: starting it, signalling it, looking for why it ended.
 
-use std::fs::OpenOptions;
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use rustix::fs::{Access, AtFlags, CWD, OFlags};
+use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, ResolveFlags};
 use rustix::process::{Pid, Signal, kill_process, pidfd_send_signal};
 use serde::Deserialize;
 use thiserror::Error;
@@ -60,16 +60,11 @@ pub(super) fn spawn(config: &GatewayConfig, [stdout, stderr]: [Stdio; 2]) -> Res
         .args(["gateway", "run"])
         .env_clear()
         .envs(env::complete(config))
-        .current_dir(&config.home)
         .stdin(Stdio::null())
         .stdout(stdout)
         .stderr(stderr);
-    if let Some(Identity { uid, gid }) = config.identity {
-        // The supplementary groups go with them: the standard library clears the list when we are root.
-        command.uid(uid).gid(gid);
-    }
-    crate::sys::detach(&mut command, config.identity.is_some());
-    let child = command.spawn().map_err(|source| {
+    let detached = crate::sys::detach(&mut command, config.identity, &config.home);
+    let child = detached.and_then(|()| command.spawn()).map_err(|source| {
         if !config.home.is_dir() {
             SpawnError::NoHome(config.home.clone())
         } else if source.kind() == io::ErrorKind::NotFound {
@@ -174,18 +169,18 @@ pub(super) struct Lock {
     pub(super) port: u16,
 }
 
-/// Reads the lock file. Blocks on the disk; the file lies where the agent can write, so it may be anything.
+/// Reads the lock file. Blocks on the disk; it lies where the agent can write, so it and the directories above it may be anything.
 pub(super) fn read_lock(config: &GatewayConfig) -> Option<Lock> {
     let uid = match config.identity {
         Some(identity) => identity.uid,
         None => rustix::process::geteuid().as_raw(),
     };
-    let path = config.state_dir.join(format!("tmp/openclaw-{uid}/gateway.state.lock"));
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
-        .open(path)
-        .ok()?;
+    let path = format!("tmp/openclaw-{uid}/gateway.state.lock");
+    let below = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let state_dir =
+        rustix::fs::open(&config.state_dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::openat2(state_dir, path, flags, Mode::empty(), below).ok()?);
     if !file.metadata().ok()?.is_file() {
         return None;
     }

@@ -11,21 +11,21 @@ use super::segment::open;
 use super::{Dirs, JournalError};
 use crate::fs::replace_file;
 
-/// Reads the journal's identity, or gives a new journal one.
-pub(super) fn open_epoch(dirs: &Dirs) -> Result<Uuid, JournalError> {
+/// Reads the journal's identity, or gives a new journal one; true for a new one.
+pub(super) fn open_epoch(dirs: &Dirs) -> Result<(Uuid, bool), JournalError> {
     match open(&dirs.internal, "epoch", OFlags::RDONLY) {
         Ok(file) => {
             let mut text = String::new();
             file.take(64).read_to_string(&mut text)?;
             if let Ok(epoch) = text.trim().parse() {
-                return Ok(epoch);
+                return Ok((epoch, false));
             }
             tracing::error!("the journal's epoch file is damaged; a new epoch starts");
         }
         Err(Errno::NOENT) => {}
         Err(errno) => return Err(crate::fs::FsError::from(errno).into()),
     }
-    new_epoch(dirs)
+    Ok((new_epoch(dirs)?, true))
 }
 
 /// Gives the journal a new identity.

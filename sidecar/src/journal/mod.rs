@@ -118,9 +118,15 @@ pub(crate) struct Dirs {
 pub(crate) struct Opening {
     dirs: Arc<Dirs>,
     epoch: Uuid,
+    is_new: bool,
 }
 
 impl Opening {
+    /// There was no journal, or nothing said which one it is.
+    pub(crate) fn is_new(&self) -> bool {
+        self.is_new
+    }
+
     /// Identity of the journal.
     pub(crate) fn epoch(&self) -> Uuid {
         self.epoch
@@ -128,7 +134,7 @@ impl Opening {
 
     /// Cuts a torn tail and reads back what the journal holds. `visit` sees every readable record, oldest first.
     pub(crate) fn open(self, limits: Limits, visit: &mut dyn FnMut(&Change)) -> Result<Journal, JournalError> {
-        let Self { dirs, epoch } = self;
+        let Self { dirs, epoch, is_new: _ } = self;
         let acked = identity::read_acked(&dirs, epoch);
         let replayed = replay::replay(&dirs, acked, visit)?;
         // A damaged tail may have been committed by control already; its numbers are not given out twice.
@@ -182,8 +188,8 @@ impl Journal {
             changes: root.internal_dir(".winston/changes")?,
             objects: root.internal_dir(".winston/objects")?,
         });
-        let epoch = identity::open_epoch(&dirs)?;
-        Ok(Opening { dirs, epoch })
+        let (epoch, is_new) = identity::open_epoch(&dirs)?;
+        Ok(Opening { dirs, epoch, is_new })
     }
 
     /// Identity of this journal.

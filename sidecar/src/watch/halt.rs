@@ -24,7 +24,9 @@ impl Thread {
             self.away = away;
             self.edits.withheld().set_away(away);
             if away {
-                tracing::error!("the data directory was moved or unmounted; nothing is recorded until it is back");
+                tracing::error!(
+                    "the data directory, or .winston in it, was moved, unmounted or replaced; nothing is recorded until it is back"
+                );
             } else {
                 tracing::info!("the data directory is in its place again");
             }

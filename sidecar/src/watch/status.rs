@@ -10,7 +10,7 @@ use crate::edits::{Halt, Withheld};
 fn reason(halt: Halt) -> String {
     match halt {
         Halt::Away => {
-            "the data directory was moved, unmounted or replaced; nothing is recorded until it is back".to_owned()
+            "the data directory, or .winston in it, was moved, unmounted or replaced; nothing is recorded until it is back".to_owned()
         }
         Halt::Unlisted => {
             "every file with a history was gone at once before the restart; the tree is being listed".to_owned()
