@@ -7,7 +7,11 @@
 //! | `owner`, `wait`, `tickets` | the task that owns the process and carries the decisions out; what it waits for; who waits for it |
 //! | `process`, `descendants` | starting it, and ending everything that it started |
 //! | `record`, `adopt`, `reaped` | taking over a process that an earlier sidecar started: what it noted, finding it, how it ended |
+//! | `settings` | what the supervisor is told once: what to run, times and counts |
 //! | `probe`, `port`, `rpc`, `drain` | talking to it, and to no other |
+//! | `condition`, `channels` | what it says of itself; starting the channels again that it keeps silent |
+//! | `memory`, `weight` | how much memory it takes; pure: whether that is too much |
+//! | `likely` | pure: what probably made it end |
 //! | `output`, `logs` | its output: bytes, and the lines that are kept of them |
 //! | `probation` | what a trial of a configuration sees of it |
 //!
@@ -19,11 +23,15 @@
 
 mod adopt;
 mod backoff;
+mod channels;
+mod condition;
 mod descendants;
 mod drain;
 mod env;
 mod exit;
+mod likely;
 mod logs;
+mod memory;
 mod output;
 mod owner;
 mod port;
@@ -33,35 +41,38 @@ mod process;
 mod reaped;
 mod record;
 mod rpc;
+mod settings;
 mod state;
 #[cfg(test)]
 mod tests;
 mod tickets;
 mod wait;
+mod weight;
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use winston_wire::env::Secret;
 use winston_wire::{GatewayState, GatewayStatus, Timestamp};
 
 pub(crate) use self::backoff::Backoff;
+use self::descendants::Realm;
 pub(crate) use self::env::inherited as inherited_environment;
 use self::logs::Logs;
 pub(crate) use self::logs::{
     FileSettings, From as LogsFrom, Level, LogCounts, LogLine, LogReader, LogSettings, Piece, Stream,
 };
+pub(crate) use self::memory::Memory;
 use self::output::Output;
 pub(crate) use self::output::Pipe;
 pub(crate) use self::probation::Cli;
 use self::reaped::ReapedEnds;
 use self::record::Store;
 pub(crate) use self::rpc::{RpcError, call as rpc_call};
+pub(crate) use self::settings::{GatewayConfig, Identity, Limits};
 
 /// Longest wait at the end for the last lines to be written to the log file.
 const LAST_LINES: Duration = Duration::from_secs(1);
@@ -71,31 +82,6 @@ const INBOX: usize = 16;
 
 /// Longest wait for the owner task to let go of the process: it may be sweeping up.
 const RELEASE: Duration = Duration::from_secs(5);
-
-/// What the supervisor has to know.
-#[derive(Debug, Clone)]
-pub(crate) struct GatewayConfig {
-    /// The `openclaw` program; a bare name is looked up in the `PATH` of `environment`.
-    pub(crate) program: PathBuf,
-    /// `OPENCLAW_STATE_DIR`; holds `openclaw.json`.
-    pub(crate) state_dir: PathBuf,
-    /// `OPENCLAW_WORKSPACE_DIR`.
-    pub(crate) workspace_dir: PathBuf,
-    /// `HOME` of the gateway, and its working directory.
-    pub(crate) home: PathBuf,
-    /// Port on loopback.
-    pub(crate) port: u16,
-    /// Whom to run it as, with `no_new_privs`; `None`: as ourselves.
-    pub(crate) identity: Option<Identity>,
-    /// What it inherits, as [`inherited_environment`] returns it.
-    pub(crate) environment: Vec<(String, String)>,
-    /// `OPENCLAW_GATEWAY_TOKEN`; without it a stop cannot ask for a drain.
-    pub(crate) rpc_secret: Option<Secret>,
-    /// Times and counts.
-    pub(crate) limits: Limits,
-    /// What becomes of its output.
-    pub(crate) logs: LogSettings,
-}
 
 /// What entrypoint holds for the gateway, so that it can outlive a sidecar.
 pub(crate) struct Inherited {
@@ -113,88 +99,6 @@ pub(crate) struct Inherited {
 struct Heritage {
     store: Store,
     reaped: ReapedEnds,
-}
-
-/// A user and group by number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Identity {
-    /// User.
-    pub(crate) uid: u32,
-    /// Group; there are no supplementary ones.
-    pub(crate) gid: u32,
-}
-
-/// Times and counts of the supervision.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Limits {
-    /// Longest time from start to `/startupz` 200; migrations may take minutes.
-    pub(crate) start_budget: Duration,
-    /// Pause between two questions while it starts.
-    pub(crate) probe_starting: Duration,
-    /// Pause between two questions while it is ready.
-    pub(crate) probe_ready: Duration,
-    /// Pause between two questions while it does not answer.
-    pub(crate) probe_unresponsive: Duration,
-    /// Longest time for one answer.
-    pub(crate) probe_limit: Duration,
-    /// Longest time without an answer before it is restarted.
-    pub(crate) liveness_budget: Duration,
-    /// How long running turns may go on after a stop was asked.
-    pub(crate) drain: Duration,
-    /// How long it may take to end after the drain before it is told by SIGTERM.
-    pub(crate) drain_margin: Duration,
-    /// Longest time for one RPC.
-    pub(crate) rpc_limit: Duration,
-    /// From SIGTERM to SIGKILL.
-    pub(crate) term_grace: Duration,
-    /// From SIGKILL to the next one, or to giving up at shutdown.
-    pub(crate) kill_wait: Duration,
-    /// Longest time for ending what a gateway left behind.
-    pub(crate) sweep: Duration,
-    /// Delays before a start.
-    pub(crate) backoff: Backoff,
-    /// Ends in a row that make a crash loop.
-    pub(crate) quick_ends: u32,
-    /// Pause between two starts in a crash loop.
-    pub(crate) crash_loop_retry: Duration,
-    /// Time of being ready after which earlier ends are forgiven.
-    pub(crate) ran_well: Duration,
-}
-
-// A whole stop stays below the grace that entrypoint gives us (`WINSTON_STOP_GRACE_SECONDS`, 25 s).
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            start_budget: Duration::from_secs(300),
-            probe_starting: Duration::from_millis(250),
-            probe_ready: Duration::from_secs(10),
-            probe_unresponsive: Duration::from_secs(1),
-            probe_limit: Duration::from_secs(5),
-            liveness_budget: Duration::from_secs(60),
-            drain: Duration::from_secs(6),
-            drain_margin: Duration::from_secs(3),
-            rpc_limit: Duration::from_secs(3),
-            term_grace: Duration::from_secs(6),
-            kill_wait: Duration::from_secs(2),
-            sweep: Duration::from_secs(2),
-            backoff: Backoff::STANDARD,
-            quick_ends: 5,
-            crash_loop_retry: Duration::from_secs(300),
-            ran_well: Duration::from_secs(60),
-        }
-    }
-}
-
-impl Limits {
-    /// From asking for a drain to SIGTERM.
-    fn drain_step(&self) -> Duration {
-        self.rpc_limit + self.drain + self.drain_margin
-    }
-
-    /// Longest time that a stop or shutdown can take, unless the kernel holds the process.
-    pub(crate) fn longest_stop(&self) -> Duration {
-        self.drain_step() + self.term_grace + self.kill_wait + self.sweep
-    }
 }
 
 /// Why a request was not carried out.
@@ -242,6 +146,7 @@ struct Command {
 /// What the handles and the owner task share.
 struct Shared {
     status: watch::Sender<GatewayStatus>,
+    realm: Realm,
     /// One permit is enough: it says "look again", not how often.
     config_ready: Notify,
     logs: Logs,
@@ -270,7 +175,8 @@ pub(crate) fn start(config: GatewayConfig, inherited: Option<Inherited>) -> io::
     };
     let streams = [(stdout, logs.stream(Stream::Stdout)), (stderr, logs.stream(Stream::Stderr))];
     let output = Output::start(streams)?;
-    let shared = shared(GatewayState::WaitingForConfig, config.port, logs);
+    let realm = Realm::here(heritage.is_some(), config.identity.map(|identity| identity.uid));
+    let shared = shared(GatewayState::WaitingForConfig, config.port, realm, logs);
     let longest_stop = config.limits.longest_stop();
     tokio::spawn(owner::run(config, Arc::clone(&shared), commands, output, heritage));
     Ok(GatewayHandle { shared, inbox: Some(inbox), longest_stop })
@@ -279,13 +185,13 @@ pub(crate) fn start(config: GatewayConfig, inherited: Option<Inherited>) -> io::
 /// A handle without a gateway: its state is `Disabled`, every request is refused.
 pub(crate) fn disabled() -> GatewayHandle {
     GatewayHandle {
-        shared: shared(GatewayState::Disabled, 0, Logs::open(LogSettings::default(), Vec::new())),
+        shared: shared(GatewayState::Disabled, 0, Realm::Alone, Logs::open(LogSettings::default(), Vec::new())),
         inbox: None,
         longest_stop: Duration::ZERO,
     }
 }
 
-fn shared(state: GatewayState, port: u16, logs: Logs) -> Arc<Shared> {
+fn shared(state: GatewayState, port: u16, realm: Realm, logs: Logs) -> Arc<Shared> {
     let status = GatewayStatus {
         state,
         since: Timestamp::now(),
@@ -296,8 +202,10 @@ fn shared(state: GatewayState, port: u16, logs: Logs) -> Arc<Shared> {
         adopted: false,
         ready_after_ms: None,
         last_exit: None,
+        suppressed: Vec::new(),
+        channel_starts: 0,
     };
-    Arc::new(Shared { status: watch::Sender::new(status), config_ready: Notify::new(), logs })
+    Arc::new(Shared { status: watch::Sender::new(status), realm, config_ready: Notify::new(), logs })
 }
 
 impl GatewayHandle {
@@ -307,8 +215,17 @@ impl GatewayHandle {
         status.reason = self.redact(&status.reason);
         if let Some(exit) = &mut status.last_exit {
             exit.meaning = self.redact(&exit.meaning);
+            exit.evidence = exit.evidence.as_deref().map(|line| self.redact(line));
         }
         status
+    }
+
+    /// What it takes of the machine's memory at this moment. Reads `/proc`, so it may take some milliseconds; `None` without a gateway
+    /// to run.
+    pub(crate) fn memory(&self) -> Option<Memory> {
+        self.inbox.as_ref()?;
+        let pid = self.shared.status.borrow().pid;
+        Some(memory::read(pid, &descendants::tree(self.shared.realm)))
     }
 
     /// The present state and every later one; fast changes may be skipped.

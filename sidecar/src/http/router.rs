@@ -99,7 +99,7 @@ pub(super) async fn route(app: &App, request: Request<Incoming>) -> Result<Respo
         }
         "/gateway" => {
             get(&request, "GET, HEAD")?;
-            Ok(routes::gateway::status(app))
+            routes::gateway::status(app).await
         }
         "/config" => routes::config::config(app, request).await,
         "/config/good" => {

@@ -2,6 +2,7 @@
 
 use super::*;
 
+mod diagram;
 mod properties;
 mod resumed;
 
