@@ -143,6 +143,18 @@ pub struct GatewayStatus {
     /// Accounts of such channels that were started again, since the sidecar started.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub channel_starts: u64,
+    /// It takes no work, because somebody has suspended it through the sidecar.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspension: Option<Suspension>,
+}
+
+/// A gateway that was asked to take no work until it is resumed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Suspension {
+    /// Since when.
+    pub since: Timestamp,
+    /// When it goes on by itself, unless the lease is renewed before.
+    pub expires_at: Timestamp,
 }
 
 fn is_zero(count: &u64) -> bool {

@@ -5,11 +5,16 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 /// Where cgroup v2 is mounted. In a container it is the container's own cgroup.
 const CGROUPS: &str = "/sys/fs/cgroup";
+
+/// How long figures are good enough: whoever polls the state does not make us read the process table all the time.
+const FRESH: Duration = Duration::from_secs(1);
 
 /// Memory of the gateway, in bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -35,8 +40,28 @@ pub(crate) struct CgroupMemory {
     pub(crate) oom_kills: u64,
 }
 
+/// The last figures.
+#[derive(Debug, Default)]
+pub(super) struct Recent(Mutex<Option<(Instant, Option<u32>, Memory)>>);
+
+impl Recent {
+    /// Figures of the gateway with this process id, not older than [`FRESH`].
+    pub(super) fn get(&self, pid: Option<u32>, family: impl FnOnce() -> Vec<i32>) -> Memory {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, of, memory)) = &*last
+            && *of == pid
+            && at.elapsed() < FRESH
+        {
+            return memory.clone();
+        }
+        let memory = read(pid, &family());
+        *last = Some((Instant::now(), pid, memory.clone()));
+        memory
+    }
+}
+
 /// Of the gateway with this process id, and of the processes that came from it. Reads `/proc`.
-pub(super) fn read(pid: Option<u32>, family: &[i32]) -> Memory {
+fn read(pid: Option<u32>, family: &[i32]) -> Memory {
     let sizes: Vec<u64> = family.iter().filter_map(|pid| rss(pid.unsigned_abs())).collect();
     let cgroup = Cgroup::own().and_then(|cgroup| cgroup.memory());
     Memory { rss: pid.and_then(rss), tree_rss: sizes.iter().sum(), processes: sizes.len(), cgroup }
@@ -168,6 +193,15 @@ mod tests {
         events(3);
         assert_eq!(watch.seen(), Some(OutOfMemory { limit: Some(456) }));
         assert_eq!(OomWatch::of(None).seen(), None);
+    }
+
+    #[test]
+    fn another_process_is_never_told_old_figures() {
+        let recent = Recent::default();
+        let own = std::process::id();
+        let first = recent.get(Some(own), || vec![own.cast_signed()]);
+        assert_eq!(recent.get(Some(own), Vec::new), first, "the process table is left alone");
+        assert_eq!(recent.get(None, Vec::new), Memory { rss: None, tree_rss: 0, processes: 0, cgroup: first.cgroup });
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! | `probe`, `port`, `rpc`, `drain` | talking to it, and to no other |
 //! | `condition`, `channels` | what it says of itself; starting the channels again that it keeps silent |
 //! | `memory`, `weight` | how much memory it takes; pure: whether that is too much |
+//! | `suspend` | having it take no work for a while |
 //! | `likely` | pure: what probably made it end |
 //! | `output`, `logs` | its output: bytes, and the lines that are kept of them |
 //! | `probation` | what a trial of a configuration sees of it |
@@ -43,6 +44,7 @@ mod record;
 mod rpc;
 mod settings;
 mod state;
+mod suspend;
 #[cfg(test)]
 mod tests;
 mod tickets;
@@ -73,6 +75,7 @@ use self::reaped::ReapedEnds;
 use self::record::Store;
 pub(crate) use self::rpc::{RpcError, call as rpc_call};
 pub(crate) use self::settings::{GatewayConfig, Identity, Limits};
+use self::suspend::Suspender;
 
 /// Longest wait at the end for the last lines to be written to the log file.
 const LAST_LINES: Duration = Duration::from_secs(1);
@@ -116,6 +119,21 @@ pub(crate) enum GatewayError {
     /// A later request asked for the opposite.
     #[error("a later request overtook this one")]
     Overtaken,
+    /// It starts, stops or does not answer.
+    #[error("the gateway is not ready")]
+    NotReady,
+    /// It can be asked for nothing.
+    #[error("OPENCLAW_GATEWAY_TOKEN is not known, so the gateway cannot be asked")]
+    NoSecret,
+    /// It has work that did not end in time, or something else that it does first.
+    #[error("the gateway is busy: {0}")]
+    Occupied(String),
+    /// It did not do as asked.
+    #[error("the gateway did not do it: {0}")]
+    Refused(String),
+    /// There is nothing to resume.
+    #[error("the gateway was not suspended by this sidecar; a suspension by another one ends within two minutes")]
+    NotSuspended,
     /// Too many requests wait already.
     #[error("too many requests to the gateway supervisor wait already")]
     Busy,
@@ -147,6 +165,9 @@ struct Command {
 struct Shared {
     status: watch::Sender<GatewayStatus>,
     realm: Realm,
+    memory: memory::Recent,
+    /// `None` without a gateway.
+    suspender: Option<Suspender>,
     /// One permit is enough: it says "look again", not how often.
     config_ready: Notify,
     logs: Logs,
@@ -176,7 +197,8 @@ pub(crate) fn start(config: GatewayConfig, inherited: Option<Inherited>) -> io::
     let streams = [(stdout, logs.stream(Stream::Stdout)), (stderr, logs.stream(Stream::Stderr))];
     let output = Output::start(streams)?;
     let realm = Realm::here(heritage.is_some(), config.identity.map(|identity| identity.uid));
-    let shared = shared(GatewayState::WaitingForConfig, config.port, realm, logs);
+    let suspender = Suspender::of(&config);
+    let shared = shared(GatewayState::WaitingForConfig, config.port, realm, Some(suspender), logs);
     let longest_stop = config.limits.longest_stop();
     tokio::spawn(owner::run(config, Arc::clone(&shared), commands, output, heritage));
     Ok(GatewayHandle { shared, inbox: Some(inbox), longest_stop })
@@ -185,13 +207,13 @@ pub(crate) fn start(config: GatewayConfig, inherited: Option<Inherited>) -> io::
 /// A handle without a gateway: its state is `Disabled`, every request is refused.
 pub(crate) fn disabled() -> GatewayHandle {
     GatewayHandle {
-        shared: shared(GatewayState::Disabled, 0, Realm::Alone, Logs::open(LogSettings::default(), Vec::new())),
+        shared: shared(GatewayState::Disabled, 0, Realm::Alone, None, Logs::open(LogSettings::default(), Vec::new())),
         inbox: None,
         longest_stop: Duration::ZERO,
     }
 }
 
-fn shared(state: GatewayState, port: u16, realm: Realm, logs: Logs) -> Arc<Shared> {
+fn shared(state: GatewayState, port: u16, realm: Realm, suspender: Option<Suspender>, logs: Logs) -> Arc<Shared> {
     let status = GatewayStatus {
         state,
         since: Timestamp::now(),
@@ -204,8 +226,16 @@ fn shared(state: GatewayState, port: u16, realm: Realm, logs: Logs) -> Arc<Share
         last_exit: None,
         suppressed: Vec::new(),
         channel_starts: 0,
+        suspension: None,
     };
-    Arc::new(Shared { status: watch::Sender::new(status), realm, config_ready: Notify::new(), logs })
+    Arc::new(Shared {
+        status: watch::Sender::new(status),
+        realm,
+        memory: memory::Recent::default(),
+        suspender,
+        config_ready: Notify::new(),
+        logs,
+    })
 }
 
 impl GatewayHandle {
@@ -220,12 +250,12 @@ impl GatewayHandle {
         status
     }
 
-    /// What it takes of the machine's memory at this moment. Reads `/proc`, so it may take some milliseconds; `None` without a gateway
-    /// to run.
+    /// What it takes of the machine's memory, at most a second ago. May read `/proc`, which takes some milliseconds; `None` without a
+    /// gateway to run.
     pub(crate) fn memory(&self) -> Option<Memory> {
         self.inbox.as_ref()?;
         let pid = self.shared.status.borrow().pid;
-        Some(memory::read(pid, &descendants::tree(self.shared.realm)))
+        Some(self.shared.memory.get(pid, || descendants::tree(self.shared.realm)))
     }
 
     /// The present state and every later one; fast changes may be skipped.
@@ -246,6 +276,19 @@ impl GatewayHandle {
     /// Stops it if it runs, then starts it. Answers when the new process exists.
     pub(crate) async fn restart(&self) -> Answer {
         self.ask(Request::Restart).await
+    }
+
+    /// Has it finish what it does, for at most `wait`, and take nothing new until it is resumed; for half an hour at most. Goes on when the
+    /// future is dropped.
+    pub(crate) async fn suspend(&self, wait: Duration) -> Answer {
+        let suspending = tokio::spawn(suspend::suspend(Arc::clone(&self.shared), wait));
+        suspending.await.unwrap_or(Err(GatewayError::ShuttingDown))
+    }
+
+    /// Ends that.
+    pub(crate) async fn resume(&self) -> Answer {
+        let resuming = tokio::spawn(suspend::resume(Arc::clone(&self.shared)));
+        resuming.await.unwrap_or(Err(GatewayError::ShuttingDown))
     }
 
     /// Says that `openclaw.json` appeared or changed. Ends the wait for it and the wait of a backoff or crash loop;

@@ -106,7 +106,12 @@ impl Owner {
         let Phase::Ready { since, .. } = self.state.phase else { return };
         if let Some(reading) = look.reading {
             self.condition.take(reading);
-            self.apply(if self.condition.is_impaired() { Event::Impaired } else { Event::Well }).await;
+            let impaired = self.condition.is_impaired() || self.is_suspended();
+            self.apply(if impaired { Event::Impaired } else { Event::Well }).await;
+        }
+        if self.is_suspended() {
+            // It takes no work, this included.
+            return;
         }
         if self.errand.is_none() {
             self.revive_channels(since);

@@ -34,6 +34,8 @@ impl Owner {
                 last_exit,
                 suppressed,
                 channel_starts: self.channel_starts,
+                // Of the process, and not of the next one.
+                suspension: status.suspension.clone().filter(|_| pid.is_some() && pid == status.pid),
             };
             let changed = *status != next;
             *status = next;
@@ -62,8 +64,17 @@ impl Owner {
         }
     }
 
+    /// Whether somebody has asked it to take no work.
+    pub(super) fn is_suspended(&self) -> bool {
+        self.shared.status.borrow().suspension.is_some()
+    }
+
     /// What the gateway says of itself, and what became of the attempt to help.
     fn impairment(&self) -> String {
+        if self.is_suspended() {
+            // It calls that draining.
+            return "suspended on request; it takes no work until it is resumed".into();
+        }
         let words = self.condition.words();
         match self.revival_trouble.as_str() {
             "" => words,

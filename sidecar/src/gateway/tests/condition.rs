@@ -182,3 +182,49 @@ async fn a_crash_loop_says_what_probably_causes_it() {
         gateway.shutdown().await;
     }
 }
+
+#[tokio::test]
+async fn a_suspended_gateway_is_left_alone_until_it_is_resumed() {
+    let rig = callable().await;
+    let gateway = rig.start();
+    assert_eq!(gateway.suspend(Duration::ZERO).await, Err(GatewayError::NotReady));
+    assert_eq!(gateway.resume().await, Err(GatewayError::NotSuspended));
+    eventually("the lock", || output(&gateway).contains(&"locked".to_owned())).await;
+    rig.stand_in.answer(200);
+    until_state(&gateway, GatewayState::Ready).await;
+
+    // Busy for longer than anybody waits: what has begun is taken back.
+    let draining = json!({"status": "draining", "suspensionId": "s1", "expiresAtMs": 1_000, "retryAfterMs": 20_000,
+        "blockers": [{"kind": "root-request", "count": 1, "message": "1 active request"}]});
+    rig.stand_in.suspend(draining);
+    let busy = gateway.suspend(Duration::ZERO).await.expect_err("busy");
+    assert_eq!(busy, GatewayError::Occupied("1 active request".into()));
+    assert_eq!(rig.stand_in.calls("gateway.suspend.resume"), [json!({"suspensionId": "s1"})]);
+    assert_eq!(gateway.status().suspension, None);
+
+    rig.stand_in.suspend(json!({"status": "ready", "suspensionId": "s2", "expiresAtMs": 4_000_000_000_000_u64}));
+    let suspended = gateway.suspend(PATIENCE).await.expect("suspended");
+    assert!(suspended.suspension.is_some());
+    let prepared = rig.stand_in.calls("gateway.suspend.prepare").len();
+    gateway.suspend(PATIENCE).await.expect("suspended already");
+    assert_eq!(rig.stand_in.calls("gateway.suspend.prepare").len(), prepared, "once is enough");
+    // What it says of itself then is no trouble, and nothing that needs work is asked of it.
+    rig.stand_in.say(silent());
+    let told = until_state(&gateway, GatewayState::Degraded).await;
+    assert!(told.reason.contains("suspended on request"), "{}", told.reason);
+    let before = rig.stand_in.looks();
+    eventually("more looks", || rig.stand_in.looks() >= before + 3).await;
+    assert_eq!(rig.stand_in.calls("channels.start").len(), 0);
+
+    gateway.resume().await.expect("resumed");
+    assert_eq!(rig.stand_in.calls("gateway.suspend.resume").last(), Some(&json!({"suspensionId": "s2"})));
+    until(&gateway, |status| status.suspension.is_none() && status.channel_starts > 0).await;
+
+    // Another process was never suspended.
+    gateway.suspend(PATIENCE).await.expect("suspended");
+    gateway.restart().await.expect("restarted");
+    assert_eq!(gateway.status().suspension, None);
+    gateway.resume().await.expect("nothing to resume any more");
+    gateway.shutdown().await;
+    assert_eq!(disabled().suspend(PATIENCE).await, Err(GatewayError::Disabled));
+}

@@ -25,6 +25,8 @@ struct Shared {
     /// Body of `/readyz`, and how often it was asked for.
     condition: Mutex<Value>,
     looks: AtomicUsize,
+    /// The answer to whoever wants to suspend it.
+    suspension: Mutex<Value>,
     /// What calls are refused, and the calls that were made.
     refused: Mutex<Vec<&'static str>>,
     calls: Mutex<Vec<(String, Value)>>,
@@ -42,6 +44,7 @@ impl StandIn {
             status: AtomicU16::new(503),
             condition: Mutex::new(json!({"ready": true, "failing": []})),
             looks: AtomicUsize::new(0),
+            suspension: Mutex::default(),
             refused: Mutex::default(),
             calls: Mutex::default(),
             ctl,
@@ -64,6 +67,11 @@ impl StandIn {
     /// What to say of itself from now on.
     pub(super) fn say(&self, condition: Value) {
         *self.shared.condition.lock().expect("no panic") = condition;
+    }
+
+    /// What to answer from now on to whoever wants to suspend it.
+    pub(super) fn suspend(&self, answer: Value) {
+        *self.shared.suspension.lock().expect("no panic") = answer;
     }
 
     /// How often it was asked how it is.
@@ -150,6 +158,11 @@ async fn rpc(stream: TcpStream, shared: &Shared) -> Option<()> {
                 payload = json!({"started": true, "outcome": {"status": "handed-off"}});
                 true
             }
+            "gateway.suspend.prepare" | "gateway.suspend.status" => {
+                payload = shared.suspension.lock().ok()?.clone();
+                true
+            }
+            "gateway.suspend.resume" => true,
             "connect" => params["auth"]["token"] == SECRET && params["maxProtocol"] == 4,
             "gateway.restart.request" => {
                 *shared.drained.lock().ok()? = Some(params.clone());
