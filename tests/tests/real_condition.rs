@@ -1,8 +1,9 @@
 //! What the real, unmodified gateway says of itself, with a Telegram bot whose API is a server of this test.
 //!
-//! A start takes ten seconds and more, so it is one long story.
+//! A start takes ten seconds and more, so these are long stories, and they take turns.
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -42,7 +43,7 @@ fn telegram() -> Result<Backend> {
     })
 }
 
-fn configuration(port: u16, api: u16, webhook: u16) -> Value {
+fn configuration(port: u16) -> Value {
     json!({
         "gateway": {
             "mode": "local",
@@ -51,20 +52,37 @@ fn configuration(port: u16, api: u16, webhook: u16) -> Value {
             "auth": {"mode": "token", "token": "${OPENCLAW_GATEWAY_TOKEN}"},
         },
         "agents": {"defaults": {"skipBootstrap": true}},
-        "channels": {"telegram": {
-            "enabled": true,
-            "botToken": BOT_TOKEN,
-            "dmPolicy": "pairing",
-            "apiRoot": format!("http://127.0.0.1:{api}"),
-            "webhookUrl": "https://tenant.test.example/telegram-webhook",
-            "webhookSecret": "test-webhook-secret",
-            "webhookHost": "127.0.0.1",
-            "webhookPort": webhook,
-            "webhookPath": "/telegram-webhook",
-        }},
         "update": {"checkOnStart": false},
         "discovery": {"mdns": {"mode": "off"}},
     })
+}
+
+fn channels(api: u16, webhook: u16) -> Value {
+    json!({"telegram": {
+        "enabled": true,
+        "botToken": BOT_TOKEN,
+        "dmPolicy": "pairing",
+        "apiRoot": format!("http://127.0.0.1:{api}"),
+        "webhookUrl": "https://tenant.test.example/telegram-webhook",
+        "webhookSecret": "test-webhook-secret",
+        "webhookHost": "127.0.0.1",
+        "webhookPort": webhook,
+        "webhookPath": "/telegram-webhook",
+    }})
+}
+
+/// A sidecar of the real gateway with this configuration.
+fn setup(program: &Path, port: u16, config: &Value) -> Result<Setup> {
+    let setup = Setup::new()?
+        .env("WINSTON_GATEWAY", "on")
+        .env("WINSTON_OPENCLAW_BIN", program.to_str().context("the path of openclaw")?)
+        .env("OPENCLAW_GATEWAY_PORT", &port.to_string())
+        .env("OPENCLAW_GATEWAY_TOKEN", GATEWAY_TOKEN);
+    for directory in [".openclaw", ".home"] {
+        std::fs::create_dir(setup.data().join(directory))?;
+    }
+    std::fs::write(setup.data().join(CONFIG), config.to_string())?;
+    Ok(setup)
 }
 
 /// It takes no work and runs on, no configuration is tried out meanwhile, and it takes work again.
@@ -80,8 +98,8 @@ fn it_can_be_suspended(sidecar: &Sidecar, gateway: &Gateway, port: u16) -> Resul
     let suspended = gateway.order("suspend")?.expect(200)?.json()?;
     ensure!(suspended["suspension"]["expires_at"].is_string() && suspended["pid"] == before["pid"], "{suspended}");
     started(503)?;
-    let config = std::fs::read(sidecar.data().join(CONFIG))?;
-    let refused = sidecar.call("PUT", "/config", &[], &config)?.expect(409)?.json()?;
+    let config = json!({ "content": std::fs::read_to_string(sidecar.data().join(CONFIG))? }).to_string();
+    let refused = sidecar.call("PUT", "/config", &[], config.as_bytes())?.expect(409)?.json()?;
     ensure!(refused["code"] == "gateway_suspended", "{refused}");
     gateway.wait_for("it is told", |status| {
         status["state"] == "degraded" && status["reason"].as_str().is_some_and(|reason| reason.contains("suspended"))
@@ -104,16 +122,9 @@ fn channels_that_the_gateway_silenced_are_started_again() -> Result<()> {
     };
     let api = telegram()?;
     let (port, webhook) = (free_address()?.port(), free_address()?.port());
-    let setup = Setup::new()?
-        .env("WINSTON_GATEWAY", "on")
-        .env("WINSTON_OPENCLAW_BIN", program.to_str().context("the path of openclaw")?)
-        .env("OPENCLAW_GATEWAY_PORT", &port.to_string())
-        .env("OPENCLAW_GATEWAY_TOKEN", GATEWAY_TOKEN);
-    for directory in [".openclaw", ".home"] {
-        std::fs::create_dir(setup.data().join(directory))?;
-    }
-    std::fs::write(setup.data().join(CONFIG), configuration(port, api.port(), webhook).to_string())?;
-    let sidecar = setup.start()?;
+    let mut config = configuration(port);
+    config["channels"] = channels(api.port(), webhook);
+    let sidecar = setup(&program, port, &config)?.start()?;
     let gateway = Gateway::of(sidecar.client());
 
     let mut pid = gateway.wait_until_ready(None)?;
@@ -143,6 +154,34 @@ fn channels_that_the_gateway_silenced_are_started_again() -> Result<()> {
     ensure!(log.contains("silent channels started: telegram/default"), "{log}");
     ensure!(!log.contains(BOT_TOKEN), "the bot's token is in the log");
     it_can_be_suspended(&sidecar, &gateway, port)?;
+    let (status, _) = sidecar.stop()?;
+    ensure!(status.success());
+    Ok(())
+}
+
+/// Somebody else has its port: that is said. Once it is free the gateway comes up; it is larger than it may be, and starts anew by itself.
+#[test]
+fn a_taken_port_and_too_much_memory_are_named() -> Result<()> {
+    let Some((program, _turn)) = openclaw("a_taken_port_and_too_much_memory_are_named") else { return Ok(()) };
+    let stranger = TcpListener::bind("127.0.0.1:0")?;
+    let port = stranger.local_addr()?.port();
+    let sidecar = setup(&program, port, &configuration(port))?.env("WINSTON_GATEWAY_MEMORY_LIMIT_MB", "256").start()?;
+    let gateway = Gateway::of(sidecar.client());
+
+    let ended = gateway.wait_for("it gives up", |status| status["last_exit"].is_object())?;
+    let exit = &ended["last_exit"];
+    ensure!(exit["likely"] == "port_in_use" && exit["code"] == 1, "{ended}");
+    ensure!(exit["evidence"].as_str().is_some_and(|line| line.contains("EADDRINUSE")), "{ended}");
+    ensure!(ended["reason"].as_str().is_some_and(|reason| reason.contains("in use")), "{ended}");
+    drop(stranger);
+
+    let first = gateway.wait_until_ready(None)?;
+    let starts = gateway.status()?["restarts"].as_u64().context("restarts")?;
+    gateway.wait_until_ready(Some(first))?;
+    let anew = gateway.status()?;
+    let exit = &anew["last_exit"];
+    ensure!(anew["restarts"] == starts + 1 && exit["code"] == 0 && exit["cause"] == "clean", "{anew}");
+    ensure!(exit["meaning"].as_str().is_some_and(|why| why.contains("WINSTON_GATEWAY_MEMORY_LIMIT_MB")), "{anew}");
     let (status, _) = sidecar.stop()?;
     ensure!(status.success());
     Ok(())
