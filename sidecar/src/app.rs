@@ -279,6 +279,7 @@ async fn start_gateway(
         identity: settings.identity,
         environment: gateway.environment.clone(),
         rpc_secret: gateway.token.clone(),
+        memory_limit: gateway.memory_limit,
         limits: Limits::default(),
         // The gateway does not know our token; a shell that runs as the same user may.
         logs: LogSettings { ring_bytes: logs.ring_bytes, file, secrets: vec![settings.token.clone()] },

@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, is_up};
 use crate::http::{Client, free_address};
 use crate::process::{Entrypoint, Mode, PATIENCE, Process, Running, TEST_TOKEN, bin, children};
 use crate::wait::eventually;
@@ -154,7 +154,7 @@ impl Home {
 
     /// Waits until the gateway is ready; its status.
     pub fn ready(&self) -> Result<Value> {
-        self.gateway.wait_for("the gateway is ready", |status| status["state"] == "ready")
+        self.gateway.wait_for("the gateway is ready", is_up)
     }
 
     /// Waits until the gateway's log has this line; the gateway's last lines, with their numbers.

@@ -118,6 +118,29 @@ async fn a_batch_is_committed_once_and_only_with_its_contents() {
     assert_eq!(wrong.expect(422).code(), "hash_mismatch");
 }
 
+/// A sidecar may be newer than its control: a state that control does not know is stored as that, and refused by nobody.
+#[tokio::test]
+async fn every_state_of_a_gateway_is_taken_in() {
+    let control = Control::start(&[]).await;
+    let (id, sidecar) = control.tenant("states@test.example").await;
+    for (state, stored, health) in [
+        ("ready", "ready", "healthy"),
+        ("adopted", "adopted", "starting"),
+        ("degraded", "degraded", "degraded"),
+        ("crash_looping", "crash_looping", "unhealthy"),
+        ("levitating", "unknown", "unknown"),
+    ] {
+        let mut report = check_in(0, 0, json!([]));
+        report["gateway"]["state"] = state.into();
+        report["gateway"]["suppressed"] = json!(["telegram"]);
+        report["gateway"]["mood"] = json!({"of": "a newer sidecar"});
+        let _ = sidecar.post("/api/sidecar/check-in", &report).await.expect(200);
+        let instance = control.admin().get(&format!("/api/tenants/{id}/instance")).await.expect(200).json();
+        assert_eq!((&instance["gateway"]["state"], &instance["health_status"]), (&json!(stored), &json!(health)));
+        assert_eq!(instance["gateway"]["suppressed"], json!(["telegram"]));
+    }
+}
+
 #[tokio::test]
 async fn no_tenant_sees_anothers_files() {
     let control = Control::start(&[]).await;

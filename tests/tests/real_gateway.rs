@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use winston_tests::control::Control;
-use winston_tests::gateway::{Gateway, openclaw, pid, processes_of};
+use winston_tests::gateway::{Gateway, is_up, openclaw, pid, processes_of};
 use winston_tests::household::Household;
 use winston_tests::http::{Client, free_address};
 use winston_tests::process::{Entrypoint, Mode, Process, TEST_TOKEN, bin, children, find_processes, is_root, skip};
@@ -184,7 +184,7 @@ fn a_new_model_needs_no_restart(hosted: &Hosted, gateway: i32) -> Result<()> {
         bail!("{}", hosted.gateway.log_text(20)?)
     })?;
     let status = hosted.gateway.status()?;
-    ensure!(status["state"] == "ready" && pid(&status)? == gateway, "{status}");
+    ensure!(is_up(&status) && pid(&status)? == gateway, "{status}");
     let on_disk = std::fs::read_to_string(hosted.data().join(CONFIG))?;
     ensure!(on_disk == config, "the gateway rewrote its configuration: {on_disk}");
     Ok(())
@@ -274,6 +274,7 @@ fn a_broken_configuration_is_told_and_repairing_it_is_enough() -> Result<()> {
     let status = gateway.wait_for("the end with 78", |status| status["last_exit"]["code"] == 78)?;
     let meaning = status["last_exit"]["meaning"].as_str().unwrap_or_default();
     assert!(meaning.contains("config"), "{status}");
+    assert_eq!(status["last_exit"]["likely"], "bad_config", "{status}");
     // From here only a rare retry, or something new, starts it again.
     gateway.wait_for("a crash loop", |status| status["state"] == "crash_looping")?;
     assert_eq!(sidecar.get(&format!("/files/{CONFIG}"))?.expect(200)?.json()?["content"], broken.to_string());

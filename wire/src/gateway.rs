@@ -19,6 +19,8 @@ pub enum GatewayState {
     Starting,
     /// `/startupz` answered 200 and `/healthz` goes on answering.
     Ready,
+    /// As `Ready`, but by its own account something is not well: a channel, its event loop. No reason to restart it.
+    Degraded,
     /// Was ready, does not answer `/healthz` at present.
     Unresponsive,
     /// Asked to stop, still running.
@@ -27,6 +29,17 @@ pub enum GatewayState {
     Backoff,
     /// Exited quickly too often; waits for a config change or a request, with rare retries.
     CrashLooping,
+    /// A state that a newer program knows and this one does not.
+    #[serde(other)]
+    Unknown,
+}
+
+impl GatewayState {
+    /// Whether the gateway has started and answers.
+    #[must_use]
+    pub fn is_up(self) -> bool {
+        matches!(self, Self::Ready | Self::Degraded)
+    }
 }
 
 /// How the gateway process ended.
@@ -45,6 +58,35 @@ pub struct GatewayExit {
     /// The same in one word.
     #[serde(default)]
     pub cause: ExitCause,
+    /// What probably made it end, if its last lines or its surroundings tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub likely: Option<LikelyCause>,
+    /// The line of its output that tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<String>,
+}
+
+/// What probably made a gateway process end: for whoever has to repair it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LikelyCause {
+    /// A key or value in `openclaw.json`, or the file as a whole.
+    BadConfig,
+    /// Another process listens on a port that it needs.
+    PortInUse,
+    /// A file or directory that it must read or write and may not.
+    NoPermission,
+    /// The cgroup's limit, or the heap of Node.js.
+    OutOfMemory,
+    /// Another gateway owns the state directory.
+    StateInUse,
+    /// Node.js is missing or has the wrong version.
+    WrongNode,
+    /// The volume has no room.
+    DiskFull,
+    /// A cause that a newer program knows and this one does not.
+    #[serde(other)]
+    Unknown,
 }
 
 /// Why a gateway process ended, as far as it decides what happens next.
@@ -61,6 +103,8 @@ pub enum ExitCause {
     BadConfig,
     /// It was ended because it did not become ready, or did not answer any more.
     Hung,
+    /// The kernel killed it: the cgroup had no memory left.
+    OutOfMemory,
     /// Anything else.
     #[default]
     #[serde(other)]
@@ -93,4 +137,44 @@ pub struct GatewayStatus {
     /// Last end of the process, if there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_exit: Option<GatewayExit>,
+    /// Channels that the gateway keeps silent because it crashed several times.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub suppressed: Vec<String>,
+    /// Accounts of such channels that were started again, since the sidecar started.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub channel_starts: u64,
+    /// It takes no work, because somebody has suspended it through the sidecar.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspension: Option<Suspension>,
+}
+
+/// A gateway that was asked to take no work until it is resumed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Suspension {
+    /// Since when.
+    pub since: Timestamp,
+    /// When it goes on by itself, unless the lease is renewed before.
+    pub expires_at: Timestamp,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A sidecar may be newer than the control that it checks in with.
+    #[test]
+    fn what_a_newer_program_says_is_no_error() {
+        let text = r#"{
+            "state": "levitating", "since": "1970-01-01T00:00:00Z", "port": 18789, "restarts": 0, "colour": "red",
+            "last_exit": {"at": "1970-01-01T00:00:00Z", "meaning": "m", "cause": "boredom", "likely": "the moon"}
+        }"#;
+        let status: GatewayStatus = serde_json::from_str(text).expect("a status");
+        assert_eq!((status.state, status.state.is_up()), (GatewayState::Unknown, false));
+        let exit = status.last_exit.expect("an end");
+        assert_eq!((exit.cause, exit.likely), (ExitCause::Failed, Some(LikelyCause::Unknown)));
+    }
 }

@@ -37,7 +37,7 @@ pub use contents::{
     frame_head, frames,
 };
 pub use error::ErrorBody;
-pub use gateway::{ExitCause, GatewayExit, GatewayState, GatewayStatus};
+pub use gateway::{ExitCause, GatewayExit, GatewayState, GatewayStatus, LikelyCause, Suspension};
 pub use handover::{EXIT_REPLACE, HANDOVER_FDS, HandoverFds, Reaped};
 pub use hash::{ContentHash, ParseHashError};
 pub use jiff::Timestamp;

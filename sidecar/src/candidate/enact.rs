@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use winston_wire::{ContentHash, GatewayState, Source};
+use winston_wire::{ContentHash, Source};
 
 use super::owner::Owner;
 use super::record::{MIXED, NEW, OLD, Phase, Record, TRANSACTION};
@@ -105,7 +105,7 @@ impl Owner {
             reloads.clear();
         }
         let status = self.status();
-        let answers = status.state == GatewayState::Ready && self.gateway.serves(ANSWER_LIMIT).await;
+        let answers = status.state.is_up() && self.gateway.serves(ANSWER_LIMIT).await;
         let status = if answers { self.status() } else { status };
         if self.is_halted() {
             return Err(SubmitError::ShuttingDown);

@@ -135,7 +135,7 @@ impl Guard {
         if scene.pid != self.pid {
             (self.pid, self.pid_since) = (scene.pid, now);
         }
-        let ready = scene.state == GatewayState::Ready;
+        let ready = scene.state.is_up();
         self.ready_since = if ready { self.ready_since.or(Some(now)) } else { None };
         forget(&mut self.repairs, now, REPAIR_WINDOW);
         forget(&mut self.enforced, now, ENFORCE_WINDOW);
@@ -178,7 +178,11 @@ impl Guard {
         let since = self.drifted_since?;
         if !matches!(
             scene.state,
-            GatewayState::Ready | GatewayState::Stopped | GatewayState::Backoff | GatewayState::CrashLooping
+            GatewayState::Ready
+                | GatewayState::Degraded
+                | GatewayState::Stopped
+                | GatewayState::Backoff
+                | GatewayState::CrashLooping
         ) {
             return None;
         }

@@ -105,6 +105,9 @@ pub(crate) enum SubmitError {
     /// There is no such set.
     #[error("there is no such last-known-good set")]
     NoSet,
+    /// The gateway takes no work, so it could prove nothing.
+    #[error("the gateway is suspended; configurations are tried out again when it is resumed")]
+    Suspended,
     /// Others wait already.
     #[error("too many changes of the configuration wait already")]
     Busy,

@@ -127,7 +127,10 @@ impl Owner {
 
     async fn handle(&mut self, command: Command) {
         let Command { request, answer } = command;
+        let suspended = self.status().suspension.is_some();
         let done = match request {
+            // A trial would restart it, or take its silence for a failure.
+            Request::Submit(_) | Request::Rollback { .. } if suspended => Err(SubmitError::Suspended),
             Request::Submit(submission) => self.transact(submission).await,
             Request::Rollback { to, author } => self.rollback(to, author).await,
             Request::Bootstrap => self.bootstrap().await,

@@ -136,11 +136,11 @@ pub(super) enum Standing {
 impl Standing {
     pub(super) fn of(state: GatewayState) -> Self {
         match state {
-            GatewayState::Ready => Self::Ready,
+            GatewayState::Ready | GatewayState::Degraded => Self::Ready,
             GatewayState::Adopted | GatewayState::Starting | GatewayState::Unresponsive => Self::Running,
             GatewayState::WaitingForConfig | GatewayState::Backoff | GatewayState::CrashLooping => Self::Waiting,
             GatewayState::Stopping => Self::Ending,
-            GatewayState::Stopped | GatewayState::Disabled => Self::Off,
+            GatewayState::Stopped | GatewayState::Disabled | GatewayState::Unknown => Self::Off,
         }
     }
 }
@@ -278,7 +278,7 @@ fn looked(limits: &Limits, state: State, look: Look, now: Duration) -> (State, V
             Reload::NeedsRestart => {}
         }
     }
-    let serves = look.state == GatewayState::Ready && look.answers;
+    let serves = look.state.is_up() && look.answers;
     let fresh = now + limits.probation;
     match state {
         State::Starting { .. } if serves => {

@@ -83,7 +83,8 @@ impl Owner {
             pid: status.pid,
             exit: status.last_exit.map(|exit| (exit.at, exit.cause)),
             good: good.iter().filter_map(|set| Some((set.seq, config_of(set)?))).collect(),
-            drifted,
+            // To enforce them may need a restart, and that has time until the gateway is resumed.
+            drifted: drifted && status.suspension.is_none(),
         })
     }
 

@@ -286,7 +286,7 @@ impl Front {
             "wrapper": { "configured": self.shared.known().configured },
             "gateway": {
                 "state": gateway.state,
-                "reachable": gateway.state == GatewayState::Ready,
+                "reachable": gateway.state.is_up(),
                 "lastError": null,
                 "lastExit": exit,
                 "lastDoctorAt": null,

@@ -47,6 +47,14 @@ pub(super) enum Realm {
 }
 
 impl Realm {
+    /// Ours. `uid`: whose the gateway's processes are, when that is another user than we.
+    pub(super) fn here(below_entrypoint: bool, uid: Option<u32>) -> Self {
+        match rustix::process::getppid() {
+            Some(parent) if below_entrypoint => Self::Below { entrypoint: parent.as_raw_nonzero().get(), uid },
+            _ => Self::Alone,
+        }
+    }
+
     fn roots(self) -> Vec<i32> {
         match self {
             Self::Alone => vec![own_pid()],
@@ -97,9 +105,14 @@ pub(super) async fn sweep(realm: Realm, limit: Duration) {
     }
 }
 
-/// The ids of everything that came from the gateway, itself included, and of ourselves.
+/// The ids of everything that came from the gateway, itself included.
+pub(super) fn tree(realm: Realm) -> Vec<i32> {
+    realm.strays().iter().map(|entry| entry.pid).collect()
+}
+
+/// The same and ourselves.
 pub(super) fn family(realm: Realm) -> Vec<i32> {
-    realm.strays().iter().map(|entry| entry.pid).chain([own_pid()]).collect()
+    tree(realm).into_iter().chain([own_pid()]).collect()
 }
 
 /// Reaps orphans of a running gateway that have ended.

@@ -4,7 +4,7 @@
 //! with a budget is a restart: under external supervision it drains, marks interrupted turns so that the next start
 //! resumes them, and exits with 0.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use thiserror::Error;
 use tokio::task::spawn_blocking;
 
@@ -23,8 +23,19 @@ pub(super) enum DrainError {
     Rpc(#[from] RpcError),
 }
 
-/// Asks the gateway with this `pid`. `Ok` means that it will end by itself.
+/// Asks the gateway with this `pid` to end within the drain budget. `Ok` means that it will end by itself.
 pub(super) async fn ask(config: GatewayConfig, pid: u32) -> Result<(), DrainError> {
+    let budget = u64::try_from(config.limits.drain.as_millis()).unwrap_or(u64::MAX);
+    let intent = json!({ "restartIntent": { "force": true, "drainBudgetMs": budget } });
+    request(config, pid, "stopped by its supervisor", intent).await
+}
+
+/// Asks the gateway with this `pid` to start anew once it has nothing to do; it decides when, and then ends with 0.
+pub(super) async fn ask_anew(config: GatewayConfig, pid: u32, why: String) -> Result<(), DrainError> {
+    request(config, pid, &why, json!({ "safe": true })).await
+}
+
+async fn request(config: GatewayConfig, pid: u32, why: &str, how: Value) -> Result<(), DrainError> {
     let secret = config.rpc_secret.clone().ok_or(DrainError::NoSecret)?;
     let (port, limits) = (config.port, config.limits.clone());
     let lock = tokio::time::timeout(limits.rpc_limit, spawn_blocking(move || read_lock(&config)))
@@ -34,12 +45,9 @@ pub(super) async fn ask(config: GatewayConfig, pid: u32) -> Result<(), DrainErro
         .flatten()
         .filter(|lock| lock.pid == pid)
         .ok_or(DrainError::NoLock)?;
-    let budget = u64::try_from(limits.drain.as_millis()).unwrap_or(u64::MAX);
-    let params = json!({
-        "reason": "stopped by its supervisor",
-        "target": { "pid": lock.pid, "ownerId": lock.owner_id, "port": lock.port },
-        "restartIntent": { "force": true, "drainBudgetMs": budget },
-    });
+    let mut params = how;
+    params["reason"] = why.into();
+    params["target"] = json!({ "pid": lock.pid, "ownerId": lock.owner_id, "port": lock.port });
     rpc::call(port, &secret, "gateway.restart.request", params, limits.rpc_limit).await?;
     Ok(())
 }

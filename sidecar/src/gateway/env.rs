@@ -334,6 +334,7 @@ mod tests {
             identity: None,
             environment,
             rpc_secret: Some(Secret::new("rpc-secret-for-tests")),
+            memory_limit: None,
             limits: Limits::default(),
             logs: super::super::LogSettings::default(),
         }

@@ -9,6 +9,7 @@ use std::process::ExitStatus;
 
 use winston_wire::ExitCause;
 
+use super::memory::OutOfMemory;
 use super::state::{End, Why};
 
 /// How the process ended.
@@ -42,14 +43,19 @@ pub(super) struct Findings {
     pub(super) unwritable: Option<PathBuf>,
     /// Another living process that owns the state directory.
     pub(super) other_owner: Option<u32>,
+    /// Its port, if somebody still listens there.
+    pub(super) port_taken: Option<u16>,
+    /// The kernel has killed for want of memory.
+    pub(super) oom: Option<OutOfMemory>,
 }
 
 /// Exit code of a configuration error, and of more.
 pub(super) const CONFIG: i32 = 78;
 
+pub(super) const SIGKILL: i32 = 9;
+
 const SIGHUP: i32 = 1;
 const SIGABRT: i32 = 6;
-const SIGKILL: i32 = 9;
 const SIGSEGV: i32 = 11;
 const SIGTERM: i32 = 15;
 
@@ -73,6 +79,7 @@ pub(super) fn cause(exit: Exit, findings: &Findings, stopping: Option<Why>) -> E
         (None, Exit::Code(CONFIG)) if findings.unwritable.is_none() && findings.other_owner.is_none() => {
             ExitCause::BadConfig
         }
+        (None, Exit::Signal(SIGKILL)) if findings.oom.is_some() => ExitCause::OutOfMemory,
         (None, _) => ExitCause::Failed,
     }
 }
@@ -101,13 +108,24 @@ pub(super) fn meaning(exit: Exit, findings: &Findings, stopping: Option<Why>) ->
                 .into()
         }
         Exit::Code(code) => format!("it ended with code {code}, which it does not document"),
-        Exit::Signal(SIGKILL) => "it was killed (SIGKILL): out of memory, or by someone's hand".into(),
+        Exit::Signal(SIGKILL) => match findings.oom {
+            Some(oom) => out_of_memory(oom),
+            None => "it was killed (SIGKILL): out of memory, or by someone's hand".into(),
+        },
         Exit::Signal(SIGABRT) => "it aborted (SIGABRT): usually Node.js ran out of heap memory".into(),
         Exit::Signal(SIGSEGV) => "it crashed (SIGSEGV): a fault in Node.js or a native module".into(),
         Exit::Signal(SIGTERM) => "it was terminated (SIGTERM) by someone else before it could drain".into(),
         Exit::Signal(SIGHUP) => "it was ended by a hang-up (SIGHUP), which counts as a crash".into(),
         Exit::Signal(signal) => format!("it was ended by signal {signal}"),
         Exit::Unknown => "it ended, how is not known".into(),
+    }
+}
+
+/// The sentence for a kill by the kernel.
+pub(super) fn out_of_memory(oom: OutOfMemory) -> String {
+    match oom.limit {
+        Some(limit) => format!("it was killed: out of memory (cgroup limit {} MiB)", limit >> 20),
+        None => "it was killed: out of memory (a cgroup above ours or the machine had none left)".into(),
     }
 }
 
@@ -145,7 +163,12 @@ mod tests {
             (Findings { unwritable: Some("/data/.home".into()), ..Findings::default() }, "/data/.home is not writable"),
             (Findings { other_owner: Some(42), ..Findings::default() }, "pid 42"),
             (
-                Findings { no_config: true, unwritable: Some("/data/.home".into()), other_owner: Some(42) },
+                Findings {
+                    no_config: true,
+                    unwritable: Some("/data/.home".into()),
+                    other_owner: Some(42),
+                    ..Findings::default()
+                },
                 "no openclaw.json",
             ),
         ];
@@ -177,6 +200,18 @@ mod tests {
         assert_eq!(cause(Exit::Signal(9), &none, Some(Why::NeverReady)), ExitCause::Hung);
         assert_eq!(cause(Exit::Code(0), &none, None), ExitCause::Clean);
         assert_eq!(cause(Exit::Signal(9), &none, None), ExitCause::Failed);
+    }
+
+    #[test]
+    fn a_kill_for_want_of_memory_is_named() {
+        let limit = Findings { oom: Some(OutOfMemory { limit: Some(3 << 29) }), ..Findings::default() };
+        assert_eq!(cause(Exit::Signal(SIGKILL), &limit, None), ExitCause::OutOfMemory);
+        assert!(meaning(Exit::Signal(SIGKILL), &limit, None).contains("out of memory (cgroup limit 1536 MiB)"));
+        let elsewhere = Findings { oom: Some(OutOfMemory { limit: None }), ..Findings::default() };
+        assert!(meaning(Exit::Signal(SIGKILL), &elsewhere, None).contains("out of memory"));
+        // Somebody else was killed for it, or we did it.
+        assert_eq!(cause(Exit::Signal(SIGSEGV), &limit, None), ExitCause::Failed);
+        assert_eq!(cause(Exit::Signal(SIGKILL), &limit, Some(Why::Requested)), ExitCause::Asked);
     }
 
     #[test]

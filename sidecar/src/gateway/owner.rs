@@ -11,29 +11,35 @@ use futures_util::future::BoxFuture;
 use rustix::process::Signal;
 use tokio::signal::unix::{self, SignalKind};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout};
-use winston_wire::{GatewayExit, Timestamp};
+use tokio::time::Instant;
+use winston_wire::GatewayExit;
 
 use super::backoff::Jitter;
+use super::channels::Revival;
+use super::condition::Condition;
 use super::descendants::Realm;
 use super::drain::{self, DrainError};
-use super::exit::{self, Exit, Findings};
+use super::exit::Exit;
+use super::memory::OomWatch;
 use super::output::Output;
 use super::process::{self, Process};
 use super::record::Known;
 use super::state::{Action, Event, Moment, Phase, Probe, State, step};
 use super::tickets::Tickets;
 use super::wait::{answer, child_ended, ended, probed, reached, told};
-use super::{AnswerSender, Command, GatewayConfig, Heritage, Request, Shared, descendants, port, probe};
+use super::weight::Weight;
+use super::{AnswerSender, Command, GatewayConfig, Heritage, Request, Shared, descendants};
+use ends::Ended;
+pub(super) use look::Look;
+use look::{Asked, Errand};
 
+mod ends;
+mod look;
 mod resume;
 mod show;
 
 /// Orphans are reaped together, this long after the first has ended.
 const REAP_PAUSE: Duration = Duration::from_millis(100);
-
-/// Longest time for looking at the disk after exit 78, and for reading the last output.
-const LOOK_LIMIT: Duration = Duration::from_secs(2);
 
 /// Longest wait for entrypoint to tell how a process ended; it tells at once or never.
 const STATUS_LIMIT: Duration = Duration::from_millis(500);
@@ -49,7 +55,7 @@ pub(super) async fn run(
     output: Output,
     heritage: Option<Heritage>,
 ) {
-    let realm = resume::realm(&config, heritage.is_some());
+    let realm = shared.realm;
     let children = if realm == Realm::Alone { adopt_orphans() } else { None };
     let now = Instant::now();
     let mut owner = Owner {
@@ -67,6 +73,15 @@ pub(super) async fn run(
         trouble: String::new(),
         probe: None,
         drain: None,
+        errand: None,
+        condition: Condition::default(),
+        revival: Revival::default(),
+        revival_trouble: String::new(),
+        channel_starts: 0,
+        weight: Weight::default(),
+        asked_anew: None,
+        oom: OomWatch::begin(),
+        first_line: 0,
         tickets: Tickets::default(),
         reap_at: None,
         children,
@@ -96,7 +111,8 @@ enum Input {
     HandlesGone,
     ConfigReady,
     Exited(Exit),
-    Probed(Probe, bool),
+    Probed(Probe, Look),
+    Asked(Asked),
     Drained(Result<(), DrainError>),
     Deadline,
     ChildEnded,
@@ -121,15 +137,29 @@ struct Owner {
     process: Option<Process>,
     /// How the next sidecar can recognise the process.
     known: Option<Known>,
-    /// Id of a process that has ended, until it has been swept up after.
-    ended: Option<u32>,
+    /// A process that has ended, until it has been swept up after.
+    ended: Option<Ended>,
     last_exit: Option<GatewayExit>,
     spawned_at: Instant,
     starts: u64,
     /// What was wrong last: the meaning of an exit, or why there was no start.
     trouble: String,
-    probe: Option<(Probe, BoxFuture<'static, bool>)>,
+    probe: Option<(Probe, BoxFuture<'static, Look>)>,
     drain: Option<BoxFuture<'static, Result<(), DrainError>>>,
+    /// What a ready gateway is asked for beside that, one thing at a time.
+    errand: Option<Errand>,
+    /// What the gateway says of itself.
+    condition: Condition,
+    revival: Revival,
+    /// What came of the last try to start silent channels, in a sentence, if it failed.
+    revival_trouble: String,
+    channel_starts: u64,
+    weight: Weight,
+    /// Why it was asked to start anew, until it has.
+    asked_anew: Option<String>,
+    oom: OomWatch,
+    /// The last line before those of this process.
+    first_line: u64,
     children: Option<unix::Signal>,
     reap_at: Option<Instant>,
 }
@@ -144,7 +174,8 @@ impl Owner {
             command = self.inbox.recv(), if !self.alone => command.map_or(Input::HandlesGone, Input::Command),
             () = self.shared.config_ready.notified() => Input::ConfigReady,
             result = answer(&mut self.drain) => Input::Drained(result),
-            (probe, ok) = probed(&mut self.probe) => Input::Probed(probe, ok),
+            (probe, look) = probed(&mut self.probe) => Input::Probed(probe, look),
+            asked = answer(&mut self.errand) => Input::Asked(asked),
             () = reached(deadline) => Input::Deadline,
             () = reached(self.reap_at) => Input::Reap,
             () = child_ended(&mut self.children) => Input::ChildEnded,
@@ -166,9 +197,13 @@ impl Owner {
                     self.exited(process.id(), exit).await;
                 }
             }
-            Input::Probed(kind, ok) => {
+            Input::Probed(kind, look) => {
                 self.probe = None;
-                self.probed(kind, ok).await;
+                self.probed(kind, look).await;
+            }
+            Input::Asked(asked) => {
+                self.errand = None;
+                self.asked(asked);
             }
             Input::Drained(result) => {
                 self.drain = None;
@@ -214,74 +249,6 @@ impl Owner {
         .await;
     }
 
-    async fn probed(&mut self, kind: Probe, ok: bool) {
-        match (kind, ok) {
-            (Probe::Startup | Probe::First, true) if !self.answers_itself() => {
-                // The gateway will find out by itself and end; until then it is not the one that answers.
-                tracing::debug!(port = self.config.port, "another process answers on the gateway's port");
-                self.apply(Event::NotYet).await;
-            }
-            (Probe::Startup | Probe::First, true) => {
-                self.note_ready();
-                self.apply(Event::Started).await;
-            }
-            (Probe::Startup | Probe::First, false) => self.apply(Event::NotYet).await,
-            (Probe::Health | Probe::HealthAgain, true) => self.apply(Event::Alive).await,
-            (Probe::Health | Probe::HealthAgain, false) => self.apply(Event::Silent).await,
-        }
-    }
-
-    /// Whether it is our process that answers. Of one that was ready before we know; else the whole process table has to be looked at.
-    fn answers_itself(&self) -> bool {
-        let was_ready = self.known.as_ref().is_some_and(|known| known.ready.is_some());
-        was_ready || !port::held_by_another(self.config.port, &descendants::family(self.realm))
-    }
-
-    /// Since when it is ready, for the next sidecar, and how long that took, for everybody.
-    fn note_ready(&mut self) {
-        let Some(known) = self.known.as_mut().filter(|known| known.ready.is_none()) else { return };
-        known.ready = Some(Timestamp::now());
-        let took = u64::try_from(self.spawned_at.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.shared.status.send_modify(|status| status.ready_after_ms = Some(took));
-    }
-
-    async fn exited(&mut self, pid: u32, exit: Exit) {
-        self.drain = None;
-        self.known = None;
-        let findings = match exit {
-            Exit::Code(exit::CONFIG) => investigate(self.config.clone(), pid).await,
-            _ => Findings::default(),
-        };
-        let stopping = match self.state.phase {
-            Phase::Stopping { why, .. } => Some(why),
-            _ => None,
-        };
-        self.trouble = exit::meaning(exit, &findings, stopping);
-        let (code, signal) = match exit {
-            Exit::Code(code) => (Some(code), None),
-            Exit::Signal(signal) => (None, Some(signal)),
-            Exit::Unknown => (None, None),
-        };
-        tracing::info!(pid, code, signal, meaning = %self.trouble, "gateway ended");
-        self.ended = Some(pid);
-        // Published with the next change of state, so that nobody sees the one without the other.
-        let (at, meaning) = (Timestamp::now(), self.trouble.clone());
-        let cause = exit::cause(exit, &findings, stopping);
-        self.last_exit = Some(GatewayExit { at, code, signal, meaning, cause });
-        self.apply(Event::Exited(exit::end(exit, &findings))).await;
-    }
-
-    /// Ends whatever the last process left behind, and reads its output to the end: nothing of it may reach into the
-    /// life of the next one.
-    async fn sweep(&mut self) {
-        descendants::sweep(self.realm, self.config.limits.sweep).await;
-        if let Some(pid) = self.ended.take() {
-            let note = format!("gateway ended (pid {pid}): {}", self.trouble);
-            self.output.settle(LOOK_LIMIT).await;
-            self.shared.logs.note(note);
-        }
-    }
-
     /// Feeds the transition function and carries out what it says, until it has nothing more to say.
     async fn apply(&mut self, event: Event) {
         let mut events = VecDeque::from([event]);
@@ -316,6 +283,7 @@ impl Owner {
                 crate::failpoint::here("gateway-spawned");
                 let pid = process.id();
                 tracing::info!(pid, "gateway process started");
+                self.begin_life();
                 self.shared.logs.note(format!("gateway started (pid {pid})"));
                 self.known = resume::known(&process, &self.config);
                 self.process = Some(process);
@@ -329,37 +297,6 @@ impl Owner {
                 Some(Event::SpawnFailed)
             }
         }
-    }
-
-    /// Keeps the question of the present phase going.
-    fn ask_next(&mut self) {
-        let wanted = self.state.phase.probe();
-        if self.probe.as_ref().map(|(kind, _)| *kind) == wanted {
-            return;
-        }
-        let limits = &self.config.limits;
-        self.probe = wanted.map(|kind| {
-            let (pause, path) = match kind {
-                Probe::First => (Duration::ZERO, probe::STARTUP),
-                Probe::Startup => (limits.probe_starting, probe::STARTUP),
-                Probe::Health => (limits.probe_ready, probe::HEALTH),
-                Probe::HealthAgain => (limits.probe_unresponsive, probe::HEALTH),
-            };
-            let (port, limit) = (self.config.port, limits.probe_limit);
-            let ask = async move {
-                sleep(pause).await;
-                probe::answers(port, path, limit).await
-            };
-            (kind, Box::pin(ask) as BoxFuture<'static, bool>)
-        });
-    }
-}
-
-async fn investigate(config: GatewayConfig, pid: u32) -> Findings {
-    let look = tokio::task::spawn_blocking(move || process::investigate(&config, pid));
-    match timeout(LOOK_LIMIT, look).await {
-        Ok(Ok(findings)) => findings,
-        _ => Findings::default(),
     }
 }
 

@@ -7,14 +7,23 @@ use std::fs;
 
 /// Whether a process that is none of `ours` listens on the port. `false` if that cannot be told.
 pub(super) fn held_by_another(port: u16, ours: &[i32]) -> bool {
-    let listeners: Vec<u64> = ["/proc/self/net/tcp", "/proc/self/net/tcp6"]
-        .into_iter()
-        .filter_map(|table| fs::read_to_string(table).ok())
-        .flat_map(|table| listeners(&table, port))
-        .collect();
+    let listeners = all_listeners(port);
     let sockets: Vec<u64> = ours.iter().flat_map(|&pid| sockets(pid)).collect();
     // A process without a single socket is one that we may not look into.
     !listeners.is_empty() && !sockets.is_empty() && listeners.iter().all(|inode| !sockets.contains(inode))
+}
+
+/// Whether anybody listens on the port.
+pub(super) fn is_taken(port: u16) -> bool {
+    !all_listeners(port).is_empty()
+}
+
+fn all_listeners(port: u16) -> Vec<u64> {
+    ["/proc/self/net/tcp", "/proc/self/net/tcp6"]
+        .into_iter()
+        .filter_map(|table| fs::read_to_string(table).ok())
+        .flat_map(|table| listeners(&table, port))
+        .collect()
 }
 
 /// The inodes of the sockets that listen on a port, from a table as in proc_net_tcp(5).
@@ -72,8 +81,9 @@ mod tests {
         assert!(!held_by_another(port, &[own]));
         // Nobody to look into: it cannot be told.
         assert!(!held_by_another(port, &[]));
+        assert!(is_taken(port));
         drop(listener);
-        assert!(!held_by_another(port, &[own]));
+        assert!(!held_by_another(port, &[own]) && !is_taken(port));
     }
 
     #[test]

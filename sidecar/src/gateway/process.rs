@@ -130,14 +130,14 @@ pub(super) fn has_config(config: &GatewayConfig) -> bool {
     config.state_dir.join("openclaw.json").is_file()
 }
 
-/// Looks for the causes of exit 78. Blocks on the disk.
+/// Looks for what can make a start fail. Blocks on the disk.
 pub(super) fn investigate(config: &GatewayConfig, pid: u32) -> Findings {
     let unwritable =
         [&config.state_dir, &config.home].into_iter().find(|directory| !writable(directory, config.identity)).cloned();
     let other_owner = read_lock(config)
         .map(|lock| lock.pid)
         .filter(|&owner| owner != pid && Path::new("/proc").join(owner.to_string()).exists());
-    Findings { no_config: !has_config(config), unwritable, other_owner }
+    Findings { no_config: !has_config(config), unwritable, other_owner, ..Findings::default() }
 }
 
 /// Whether the gateway can create files in a directory. As root the kernel would say yes for ourselves, so for

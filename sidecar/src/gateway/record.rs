@@ -128,7 +128,15 @@ mod tests {
         let at = Timestamp::UNIX_EPOCH;
         let process = Known { pid: 7, started: 9, uid: 1000, port: 18_789, at, ready: Some(at) };
         let cause = winston_wire::ExitCause::Failed;
-        let last_exit = GatewayExit { at, code: Some(1), signal: None, meaning: meaning.to_owned(), cause };
+        let last_exit = GatewayExit {
+            at,
+            code: Some(1),
+            signal: None,
+            meaning: meaning.to_owned(),
+            cause,
+            likely: None,
+            evidence: None,
+        };
         Record { process: Some(process), order: Order::Restart, starts: 3, failures: 2, last_exit: Some(last_exit) }
     }
 

@@ -1,23 +1,7 @@
 //! What the supervisor decides: a pure function over states and events.
 //!
-//! ```text
-//!                     config              /startupz 200          no 200 from /healthz
-//!  WaitingForConfig ─────────► Starting ────────────────► Ready ◄────────────────────► Unresponsive
-//!         ▲                     ▲    │                      │                               │
-//!         └─── 78, no config ───┼────┤                      │                               │
-//!                               │    └──── ended unasked ───┴───────────────────────────────┘
-//!          delay over, request, │                  ▼
-//!          config changed       ├────────────── Backoff
-//!                               │                  │ too many quick ends in a row
-//!                               │                  ▼
-//!                               └─────────── CrashLooping
-//!
-//!  Starting, Ready, Unresponsive ── stop, restart, shutdown, budget over ──► Stopping
-//!  Stopping ── ended ──► Stopped, Starting (start or restart asked), Backoff (budget was over) or ShutDown
-//!  Stopped  ── start ──► Starting
-//!  every phase without a process ── stop ──► Stopped
-//!                                ── shutdown ──► ShutDown, which is final
-//! ```
+//! The diagram is in `docs/ARCHITECTURE.md`, "Gateway supervision". `state/tests/diagram.rs` derives it from the transition function
+//! and fails when the two differ.
 //!
 //! `Stopping` is itself three steps, each with a limit: `Draining` (asked over the gateway's RPC), `Terminating`
 //! (SIGTERM sent), `Killing` (SIGKILL sent, repeated until the kernel reports the end). A request that arrives
@@ -25,18 +9,12 @@
 //!
 //! A gateway that exits with 0 unasked wants to be started again (in external supervision that is how it restarts
 //! itself); the first time it is, at once. Everything else waits. Only `/healthz` and `/startupz` count: `/readyz`
-//! is red for a broken chat channel, and a restart repairs none of those.
+//! is red for a broken chat channel, and a restart repairs none of those. What it says makes a ready gateway `degraded` for
+//! others to see, and changes no decision.
 //!
 //! A sidecar below entrypoint that follows another one begins with [`Event::Resumed`] instead: with what the one before it
 //! noted. A process that still lives is `Adopted` until its first answer, which leads to Ready, Starting or Unresponsive; its
 //! end is that of a ready or a starting one.
-//!
-//! ```text
-//!             /startupz 200                        not yet, was ready before
-//!    Ready ◄──────────────── Adopted ────────────────────────────────────────► Unresponsive
-//!                               │ not yet, never was
-//!                               └──────────────────► Starting
-//! ```
 //!
 //! Times are durations since an origin that the caller chooses.
 
@@ -71,7 +49,7 @@ pub(super) enum Phase {
     Stopped,
     Adopted { ready_since: Option<Duration>, budget_ends: Duration },
     Starting { budget_ends: Duration },
-    Ready { since: Duration },
+    Ready { since: Duration, degraded: bool },
     Unresponsive { ready_since: Duration, budget_ends: Duration },
     Stopping { why: Why, then: Then, step: StopStep, step_ends: Duration },
     Backoff { until: Duration },
@@ -137,6 +115,10 @@ pub(super) enum Event {
     Alive,
     /// `/healthz` did not answer 200.
     Silent,
+    /// By its own account everything is well.
+    Well,
+    /// By its own account something is not.
+    Impaired,
     /// The gateway cannot be asked to drain.
     DrainRefused,
     /// The time of [`Phase::deadline`] may have come.
@@ -221,7 +203,8 @@ impl Phase {
             Self::Stopped | Self::ShutDown => GatewayState::Stopped,
             Self::Adopted { .. } => GatewayState::Adopted,
             Self::Starting { .. } => GatewayState::Starting,
-            Self::Ready { .. } => GatewayState::Ready,
+            Self::Ready { degraded: false, .. } => GatewayState::Ready,
+            Self::Ready { degraded: true, .. } => GatewayState::Degraded,
             Self::Unresponsive { .. } => GatewayState::Unresponsive,
             Self::Stopping { .. } => GatewayState::Stopping,
             Self::Backoff { .. } => GatewayState::Backoff,

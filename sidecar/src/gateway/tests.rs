@@ -6,8 +6,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use super::*;
-use rig::{Rig, eventually, exists, output, until, until_state};
+use rig::{PATIENCE, Rig, eventually, exists, output, until, until_state};
+use winston_wire::env::Secret;
 
+mod condition;
 mod rig;
 mod stand_in;
 

@@ -5,6 +5,7 @@ use tokio::signal::unix;
 use tokio::time::{Instant, sleep_until};
 
 use super::exit::Exit;
+use super::owner::Look;
 use super::process::Process;
 use super::reaped::ReapedEnds;
 use super::state::Probe;
@@ -23,7 +24,7 @@ pub(super) async fn answer<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
     }
 }
 
-pub(super) async fn probed(probe: &mut Option<(Probe, BoxFuture<'static, bool>)>) -> (Probe, bool) {
+pub(super) async fn probed(probe: &mut Option<(Probe, BoxFuture<'static, Look>)>) -> (Probe, Look) {
     match probe {
         Some((kind, answer)) => (*kind, answer.await),
         None => std::future::pending().await,

@@ -21,7 +21,7 @@
 //! | `GET`, `PUT /config`, `GET /config/good`, `POST /config/rollback` | [`routes::config`] |
 //! | `POST /watch/accept` | [`routes::watch`] |
 //! | `POST /upgrade` | [`routes::upgrade`] |
-//! | `POST /gateway/start`, `/gateway/stop`, `/gateway/restart` | [`routes::gateway`] |
+//! | `POST /gateway/start`, `/gateway/stop`, `/gateway/restart`, `/gateway/suspend`, `/gateway/resume` | [`routes::gateway`] |
 
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
@@ -99,7 +99,7 @@ pub(super) async fn route(app: &App, request: Request<Incoming>) -> Result<Respo
         }
         "/gateway" => {
             get(&request, "GET, HEAD")?;
-            Ok(routes::gateway::status(app))
+            routes::gateway::status(app).await
         }
         "/config" => routes::config::config(app, request).await,
         "/config/good" => {
@@ -126,6 +126,14 @@ pub(super) async fn route(app: &App, request: Request<Incoming>) -> Result<Respo
         "/gateway/start" => order(app, &request, Order::Start).await,
         "/gateway/stop" => order(app, &request, Order::Stop).await,
         "/gateway/restart" => order(app, &request, Order::Restart).await,
+        "/gateway/suspend" => {
+            post(&request)?;
+            routes::gateway::suspend(app, &Query::parse(request.uri().query())?).await
+        }
+        "/gateway/resume" => {
+            post(&request)?;
+            routes::gateway::resume(app).await
+        }
         _ => Err(ApiError::no_route()),
     }
 }
@@ -134,9 +142,11 @@ fn get(request: &Request<Incoming>, allow: &'static str) -> Result<(), ApiError>
     if matches!(*request.method(), Method::GET | Method::HEAD) { Ok(()) } else { Err(ApiError::method(allow)) }
 }
 
+fn post(request: &Request<Incoming>) -> Result<(), ApiError> {
+    if *request.method() == Method::POST { Ok(()) } else { Err(ApiError::method("POST")) }
+}
+
 async fn order(app: &App, request: &Request<Incoming>, order: Order) -> Result<Response<Body>, ApiError> {
-    if request.method() != Method::POST {
-        return Err(ApiError::method("POST"));
-    }
+    post(request)?;
     routes::gateway::order(app, order).await
 }

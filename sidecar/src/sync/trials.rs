@@ -128,7 +128,9 @@ impl Round<'_> {
     ) -> Result<(), ApplyError> {
         match error {
             SubmitError::ShuttingDown => Err(ApplyError::ShuttingDown),
-            SubmitError::Busy => Err(ApplyError::Edit { path: config.path.clone(), error: EditError::Busy }),
+            SubmitError::Busy | SubmitError::Suspended => {
+                Err(ApplyError::Edit { path: config.path.clone(), error: EditError::Busy })
+            }
             SubmitError::Edit { error, .. } if is_the_volume(&error) => {
                 Err(ApplyError::Edit { path: config.path.clone(), error })
             }

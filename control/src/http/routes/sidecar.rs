@@ -76,9 +76,11 @@ pub(in super::super) async fn check_in(
 fn health(gateway: GatewayState) -> &'static str {
     match gateway {
         GatewayState::Ready => "healthy",
+        GatewayState::Degraded => "degraded",
         GatewayState::Adopted | GatewayState::Starting | GatewayState::WaitingForConfig => "starting",
         GatewayState::Disabled | GatewayState::Stopped | GatewayState::Stopping => "stopped",
         GatewayState::Unresponsive | GatewayState::Backoff | GatewayState::CrashLooping => "unhealthy",
+        GatewayState::Unknown => "unknown",
     }
 }
 

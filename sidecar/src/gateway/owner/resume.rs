@@ -7,23 +7,12 @@ use winston_wire::Timestamp;
 
 use super::{Owner, STATUS_LIMIT};
 use crate::gateway::adopt::{self, Found};
-use crate::gateway::descendants::{self, Realm};
+use crate::gateway::descendants;
 use crate::gateway::exit::Exit;
 use crate::gateway::process::{self, Process};
 use crate::gateway::record::{Known, Order, Record};
 use crate::gateway::state::{Event, Memory, Phase, Running, State, Then};
 use crate::gateway::{GatewayConfig, Heritage};
-
-/// Where the gateway's processes are.
-pub(super) fn realm(config: &GatewayConfig, below_entrypoint: bool) -> Realm {
-    match rustix::process::getppid() {
-        Some(parent) if below_entrypoint => Realm::Below {
-            entrypoint: parent.as_raw_nonzero().get(),
-            uid: config.identity.map(|identity| identity.uid),
-        },
-        _ => Realm::Alone,
-    }
-}
 
 /// How a process that we have just started can be recognised.
 pub(super) fn known(process: &Process, config: &GatewayConfig) -> Option<Known> {

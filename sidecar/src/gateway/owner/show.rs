@@ -19,6 +19,7 @@ impl Owner {
         let pid = self.process.as_ref().map(Process::id);
         let restarts = self.starts.saturating_sub(1);
         let last_exit = self.last_exit.clone();
+        let suppressed = self.condition.suppressed().to_vec();
         self.shared.status.send_if_modified(|status| {
             let next = GatewayStatus {
                 state: to,
@@ -31,6 +32,10 @@ impl Owner {
                 // Until it is known again: the time of the last process would look like this one's.
                 ready_after_ms: status.ready_after_ms.filter(|_| to != GatewayState::Starting),
                 last_exit,
+                suppressed,
+                channel_starts: self.channel_starts,
+                // Of the process, and not of the next one.
+                suspension: status.suspension.clone().filter(|_| pid.is_some() && pid == status.pid),
             };
             let changed = *status != next;
             *status = next;
@@ -44,7 +49,8 @@ impl Owner {
             Phase::Stopped => "stopped on request".into(),
             Phase::ShutDown => "the sidecar is shutting down".into(),
             Phase::Adopted { .. } => "taken over from an earlier sidecar; it has not answered yet".into(),
-            Phase::Starting { .. } | Phase::Ready { .. } => String::new(),
+            Phase::Starting { .. } | Phase::Ready { degraded: false, .. } => String::new(),
+            Phase::Ready { degraded: true, .. } => self.impairment(),
             Phase::Unresponsive { .. } => "it does not answer /healthz".into(),
             Phase::Stopping { why, .. } => match why {
                 Why::Requested => "on request".into(),
@@ -55,6 +61,24 @@ impl Owner {
             Phase::CrashLooping { .. } => {
                 format!("{} quick ends in a row; the last: {}", self.config.limits.quick_ends, self.trouble)
             }
+        }
+    }
+
+    /// Whether somebody has asked it to take no work.
+    pub(super) fn is_suspended(&self) -> bool {
+        self.shared.status.borrow().suspension.is_some()
+    }
+
+    /// What the gateway says of itself, and what became of the attempt to help.
+    fn impairment(&self) -> String {
+        if self.is_suspended() {
+            // It calls that draining.
+            return "suspended on request; it takes no work until it is resumed".into();
+        }
+        let words = self.condition.words();
+        match self.revival_trouble.as_str() {
+            "" => words,
+            trouble => format!("{words}; {trouble}"),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The transitions of the diagram, one method for each kind of event.
 
+use std::time::Duration;
+
 use super::{Action, End, Event, Limits, Memory, Moment, Phase, State, StopStep, Then, Why};
 
 /// The transition function.
@@ -32,6 +34,7 @@ impl Step<'_> {
             Event::SpawnFailed => self.failed(),
             Event::Exited(end) => self.exited(end),
             Event::Started | Event::NotYet | Event::Alive | Event::Silent => self.probed(event),
+            Event::Well | Event::Impaired => self.examined(event == Event::Impaired),
             Event::DrainRefused => self.drain_refused(),
             Event::Deadline => self.deadline(),
         }
@@ -108,19 +111,26 @@ impl Step<'_> {
     fn probed(&mut self, event: Event) {
         let now = self.moment.now;
         self.state.phase = match (self.state.phase, event) {
-            (Phase::Adopted { ready_since, .. }, Event::Started) => Phase::Ready { since: ready_since.unwrap_or(now) },
+            (Phase::Adopted { ready_since, .. }, Event::Started) => ready(ready_since.unwrap_or(now)),
             (Phase::Adopted { ready_since: Some(ready_since), .. }, Event::NotYet) => {
                 Phase::Unresponsive { ready_since, budget_ends: now + self.limits.liveness_budget }
             }
             (Phase::Adopted { ready_since: None, budget_ends }, Event::NotYet) => Phase::Starting { budget_ends },
-            (Phase::Starting { .. }, Event::Started) => Phase::Ready { since: now },
-            (Phase::Ready { since }, Event::Silent) => {
+            (Phase::Starting { .. }, Event::Started) => ready(now),
+            (Phase::Ready { since, .. }, Event::Silent) => {
                 Phase::Unresponsive { ready_since: since, budget_ends: now + self.limits.liveness_budget }
             }
-            (Phase::Unresponsive { ready_since, .. }, Event::Alive) => Phase::Ready { since: ready_since },
+            (Phase::Unresponsive { ready_since, .. }, Event::Alive) => ready(ready_since),
             // The answer to a question from an earlier phase.
             (phase, _) => phase,
         };
+    }
+
+    /// What a ready gateway says of itself is shown, and nothing follows from it.
+    fn examined(&mut self, impaired: bool) {
+        if let Phase::Ready { degraded, .. } = &mut self.state.phase {
+            *degraded = impaired;
+        }
     }
 
     fn drain_refused(&mut self) {
@@ -203,7 +213,7 @@ impl Step<'_> {
     /// The count of failures starts anew once a process has been ready for a good while.
     fn forgive_if_it_ran_well(&mut self) {
         let ready_since = match self.state.phase {
-            Phase::Ready { since } => since,
+            Phase::Ready { since, .. } => since,
             Phase::Unresponsive { ready_since, .. } | Phase::Adopted { ready_since: Some(ready_since), .. } => {
                 ready_since
             }
@@ -237,6 +247,11 @@ impl Step<'_> {
             self.state.phase = Phase::WaitingForConfig;
         }
     }
+}
+
+/// Well until it says otherwise.
+fn ready(since: Duration) -> Phase {
+    Phase::Ready { since, degraded: false }
 }
 
 /// Changes what follows a stop; nothing follows a shutdown.

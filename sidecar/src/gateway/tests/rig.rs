@@ -52,6 +52,7 @@ impl Rig {
             identity: None,
             environment: vec![("PATH".into(), std::env::var("PATH").unwrap_or_default())],
             rpc_secret: None,
+            memory_limit: None,
             limits: Limits {
                 probe_starting: Duration::from_millis(5),
                 probe_ready: Duration::from_millis(5),

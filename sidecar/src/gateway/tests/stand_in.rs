@@ -1,9 +1,9 @@
-//! What answers on the gateway's port in place of the gateway: probes with one status, and the drain RPC.
+//! What answers on the gateway's port in place of the gateway: probes with one status, `/readyz` with any body, and the RPC that we use.
 
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use futures_util::{SinkExt, StreamExt};
@@ -22,6 +22,14 @@ pub(super) struct StandIn {
 
 struct Shared {
     status: AtomicU16,
+    /// Body of `/readyz`, and how often it was asked for.
+    condition: Mutex<Value>,
+    looks: AtomicUsize,
+    /// The answer to whoever wants to suspend it.
+    suspension: Mutex<Value>,
+    /// What calls are refused, and the calls that were made.
+    refused: Mutex<Vec<&'static str>>,
+    calls: Mutex<Vec<(String, Value)>>,
     /// Where the script waits.
     ctl: PathBuf,
     drained: Mutex<Option<Value>>,
@@ -32,7 +40,16 @@ impl StandIn {
     pub(super) async fn bind(ctl: PathBuf) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
-        let shared = Arc::new(Shared { status: AtomicU16::new(503), ctl, drained: Mutex::new(None) });
+        let shared = Arc::new(Shared {
+            status: AtomicU16::new(503),
+            condition: Mutex::new(json!({"ready": true, "failing": []})),
+            looks: AtomicUsize::new(0),
+            suspension: Mutex::default(),
+            refused: Mutex::default(),
+            calls: Mutex::default(),
+            ctl,
+            drained: Mutex::new(None),
+        });
         let serving = Arc::clone(&shared);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -45,6 +62,32 @@ impl StandIn {
     /// What to answer to probes from now on.
     pub(super) fn answer(&self, status: u16) {
         self.shared.status.store(status, Ordering::Relaxed);
+    }
+
+    /// What to say of itself from now on.
+    pub(super) fn say(&self, condition: Value) {
+        *self.shared.condition.lock().expect("no panic") = condition;
+    }
+
+    /// What to answer from now on to whoever wants to suspend it.
+    pub(super) fn suspend(&self, answer: Value) {
+        *self.shared.suspension.lock().expect("no panic") = answer;
+    }
+
+    /// How often it was asked how it is.
+    pub(super) fn looks(&self) -> usize {
+        self.shared.looks.load(Ordering::Relaxed)
+    }
+
+    /// Refuses these methods from now on.
+    pub(super) fn refuse(&self, methods: &[&'static str]) {
+        *self.shared.refused.lock().expect("no panic") = methods.to_vec();
+    }
+
+    /// The parameters of every call of a method so far.
+    pub(super) fn calls(&self, method: &str) -> Vec<Value> {
+        let calls = self.shared.calls.lock().expect("no panic");
+        calls.iter().filter(|(name, _)| name == method).map(|(_, params)| params.clone()).collect()
     }
 
     /// Lets a script go on that waits, or is about to.
@@ -78,6 +121,14 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) -> Option<()> {
         return rpc(stream, &shared).await;
     }
     stream.read_exact(&mut head[..length]).await.ok()?;
+    if head_text.starts_with("get /readyz ") {
+        shared.looks.fetch_add(1, Ordering::Relaxed);
+        let body = shared.condition.lock().ok()?.clone();
+        let status = if body["ready"] == true { 200 } else { 503 };
+        let body = body.to_string();
+        let answer = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        return stream.write_all(answer.as_bytes()).await.ok();
+    }
     let known = head_text.starts_with("get /startupz ") || head_text.starts_with("get /healthz ");
     let status = if known { shared.status.load(Ordering::Relaxed) } else { 404 };
     let answer = format!("HTTP/1.1 {status} X\r\ncontent-length: 2\r\n\r\n{{}}");
@@ -92,7 +143,26 @@ async fn rpc(stream: TcpStream, shared: &Shared) -> Option<()> {
     while let Some(Ok(Message::Text(text))) = socket.next().await {
         let request: Value = serde_json::from_str(&text).ok()?;
         let params = &request["params"];
-        let ok = match request["method"].as_str()? {
+        let method = request["method"].as_str()?;
+        shared.calls.lock().ok()?.push((method.to_owned(), params.clone()));
+        let mut payload = json!({});
+        let ok = match method {
+            refused if shared.refused.lock().ok()?.contains(&refused) => false,
+            "channels.status" => {
+                let account =
+                    |id: &str| json!({"accountId": id, "enabled": true, "configured": true, "running": false});
+                payload = json!({"channelAccounts": {"telegram": [account("default"), account("second")]}});
+                true
+            }
+            "channels.start" => {
+                payload = json!({"started": true, "outcome": {"status": "handed-off"}});
+                true
+            }
+            "gateway.suspend.prepare" | "gateway.suspend.status" => {
+                payload = shared.suspension.lock().ok()?.clone();
+                true
+            }
+            "gateway.suspend.resume" => true,
             "connect" => params["auth"]["token"] == SECRET && params["maxProtocol"] == 4,
             "gateway.restart.request" => {
                 *shared.drained.lock().ok()? = Some(params.clone());
@@ -102,7 +172,7 @@ async fn rpc(stream: TcpStream, shared: &Shared) -> Option<()> {
             _ => false,
         };
         let answer = json!({
-            "type": "res", "id": request["id"], "ok": ok, "payload": {},
+            "type": "res", "id": request["id"], "ok": ok, "payload": payload,
             "error": {"code": "UNAUTHORIZED", "message": "stand-in"},
         });
         for frame in [&tick, &answer] {

@@ -148,6 +148,7 @@ impl From<SubmitError> for ApiError {
             SubmitError::Edit { error, .. } => error.into(),
             SubmitError::Unusable(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "config_unusable", message),
             SubmitError::NoSet => Self::new(StatusCode::NOT_FOUND, "no_good_set", message),
+            SubmitError::Suspended => Self::new(StatusCode::CONFLICT, "gateway_suspended", message),
             SubmitError::Busy => Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message),
             SubmitError::ShuttingDown => Self::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", message),
         }

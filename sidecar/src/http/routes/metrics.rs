@@ -95,6 +95,18 @@ fn gateway(text: &mut Text, app: &App) {
         "Starts of the gateway after the first.",
         status.restarts,
     );
+    text.single(
+        "winston_gateway_suppressed_channels",
+        Kind::Gauge,
+        "Channels that the gateway keeps silent because it crashed several times.",
+        status.suppressed.len(),
+    );
+    text.single(
+        "winston_gateway_channel_starts_total",
+        Kind::Counter,
+        "Accounts of such channels that were started again.",
+        status.channel_starts,
+    );
     let logs = app.gateway.logs_counts();
     let mut lines = text.family("winston_gateway_log_lines_total", Kind::Counter, "Lines of the gateway's output.");
     for (fate, count) in [("kept", logs.kept), ("dropped", logs.dropped), ("file_dropped", logs.file_dropped)] {

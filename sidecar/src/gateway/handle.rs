@@ -1,0 +1,160 @@
+//! The gateway, as the rest of the sidecar sees it.
+//!
+//! Requests go to the owner task and are answered by it; everything else is read from what they share.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use winston_wire::GatewayStatus;
+
+use super::{
+    Answer, Command, GatewayError, Level, LogCounts, LogLine, LogReader, LogsFrom, Memory, Request, Shared,
+    descendants, suspend,
+};
+
+/// Longest wait at the end for the last lines to be written to the log file.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// Longest wait for the owner task to let go of the process: it may be sweeping up.
+const RELEASE: Duration = Duration::from_secs(5);
+
+/// The gateway, as the rest of the sidecar sees it.
+#[derive(Clone)]
+pub(crate) struct GatewayHandle {
+    pub(super) shared: Arc<Shared>,
+    /// `None` when there is no gateway to run.
+    pub(super) inbox: Option<mpsc::Sender<Command>>,
+    pub(super) longest_stop: Duration,
+}
+
+impl GatewayHandle {
+    /// The present state. What it says in words has no secrets in it.
+    pub(crate) fn status(&self) -> GatewayStatus {
+        let mut status = self.shared.status.borrow().clone();
+        status.reason = self.redact(&status.reason);
+        if let Some(exit) = &mut status.last_exit {
+            exit.meaning = self.redact(&exit.meaning);
+            exit.evidence = exit.evidence.as_deref().map(|line| self.redact(line));
+        }
+        status
+    }
+
+    /// What it takes of the machine's memory, at most a second ago. May read `/proc`, which takes some milliseconds; `None` without a
+    /// gateway to run.
+    pub(crate) fn memory(&self) -> Option<Memory> {
+        self.inbox.as_ref()?;
+        let pid = self.shared.status.borrow().pid;
+        Some(self.shared.memory.get(pid, || descendants::tree(self.shared.realm)))
+    }
+
+    /// The present state and every later one; fast changes may be skipped.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<GatewayStatus> {
+        self.shared.status.subscribe()
+    }
+
+    /// Starts it unless it runs; a crash loop is forgiven. Answers when the process exists, not when it is ready.
+    pub(crate) async fn start(&self) -> Answer {
+        self.ask(Request::Start).await
+    }
+
+    /// Stops it and keeps it stopped. Answers when the process and everything that it started are gone.
+    pub(crate) async fn stop(&self) -> Answer {
+        self.ask(Request::Stop).await
+    }
+
+    /// Stops it if it runs, then starts it. Answers when the new process exists.
+    pub(crate) async fn restart(&self) -> Answer {
+        self.ask(Request::Restart).await
+    }
+
+    /// Has it finish what it does, for at most `wait`, and take nothing new until it is resumed; for half an hour at most. Goes on when the
+    /// future is dropped.
+    pub(crate) async fn suspend(&self, wait: Duration) -> Answer {
+        let suspending = tokio::spawn(suspend::suspend(Arc::clone(&self.shared), wait));
+        suspending.await.unwrap_or(Err(GatewayError::ShuttingDown))
+    }
+
+    /// Ends that.
+    pub(crate) async fn resume(&self) -> Answer {
+        let resuming = tokio::spawn(suspend::resume(Arc::clone(&self.shared)));
+        resuming.await.unwrap_or(Err(GatewayError::ShuttingDown))
+    }
+
+    /// Says that `openclaw.json` appeared or changed. Ends the wait for it and the wait of a backoff or crash loop;
+    /// a running gateway notices by itself. To be called too often does no harm.
+    pub(crate) fn config_ready(&self) {
+        self.shared.config_ready.notify_one();
+    }
+
+    /// The last `limit` lines of the gateway's output that are in memory, oldest first. Never blocks.
+    #[allow(dead_code, reason = "for the verdicts and the old `logs tail`; the endpoint asks by level")]
+    pub(crate) fn logs(&self, limit: usize) -> Vec<LogLine> {
+        self.shared.logs.tail(limit)
+    }
+
+    /// The last `limit` lines of at least a level, oldest first, from the log files too. Blocks on the disk.
+    pub(crate) fn last_logs(&self, limit: usize, least: Level) -> Vec<LogLine> {
+        self.shared.logs.last(limit, least)
+    }
+
+    /// The same from memory; an error with what there is where the log files may have more.
+    pub(crate) fn last_logs_in_memory(&self, limit: usize, least: Level) -> Result<Vec<LogLine>, Vec<LogLine>> {
+        self.shared.logs.last_in_memory(limit, least)
+    }
+
+    /// Reads the gateway's output from a place on.
+    pub(crate) fn read_logs(&self, from: LogsFrom, least: Level) -> LogReader {
+        self.shared.logs.reader(from, least)
+    }
+
+    /// Number of the newest line.
+    pub(crate) fn logs_head(&self) -> u64 {
+        self.shared.logs.head()
+    }
+
+    /// What was kept and what was not.
+    pub(crate) fn logs_counts(&self) -> LogCounts {
+        self.shared.logs.counts()
+    }
+
+    /// Something that OpenClaw wrote, without secrets: for whoever shows it elsewhere than in the log.
+    pub(crate) fn redact(&self, text: &str) -> String {
+        self.shared.logs.redact(text)
+    }
+
+    /// Stops the gateway for good and ends the owner task. Returns within the limits of a stop, come what may.
+    pub(crate) async fn shutdown(&self) {
+        let ended = tokio::time::timeout(
+            // The limits of each step are the owner's; this one only guards against the owner.
+            self.longest_stop + Duration::from_secs(5),
+            self.ask(Request::Shutdown),
+        );
+        match ended.await {
+            Ok(Ok(_) | Err(GatewayError::Disabled | GatewayError::ShuttingDown)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "gateway not shut down"),
+            Err(_) => tracing::warn!("gateway not shut down in time"),
+        }
+        let logs = self.shared.logs.clone();
+        // Without it the last lines may be missing in the file, no more.
+        let _ = tokio::task::spawn_blocking(move || logs.drain(LAST_LINES)).await;
+    }
+
+    /// Leaves the gateway running for the next sidecar and ends the owner task. Only below entrypoint: alone it would be
+    /// nobody's.
+    pub(crate) async fn release(&self) {
+        match tokio::time::timeout(RELEASE, self.ask(Request::Release)).await {
+            Ok(Ok(_) | Err(GatewayError::Disabled | GatewayError::ShuttingDown)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "gateway not released"),
+            // What was noted last has to do.
+            Err(_) => tracing::warn!("gateway not released in time"),
+        }
+    }
+
+    async fn ask(&self, request: Request) -> Answer {
+        let inbox = self.inbox.as_ref().ok_or(GatewayError::Disabled)?;
+        let (answer, answered) = oneshot::channel();
+        inbox.send(Command { request, answer }).await.map_err(|_| GatewayError::ShuttingDown)?;
+        answered.await.unwrap_or(Err(GatewayError::ShuttingDown))
+    }
+}
