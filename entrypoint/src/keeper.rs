@@ -2,8 +2,8 @@
 //!
 //! In a container the end of PID 1 is the end of all. Elsewhere SIGKILL of the entrypoint reaches the sidecar (its parent-death signal), which
 //! ends its gateway; but between two sidecars there is none, and a gateway cannot have such a signal: it has to outlive its parent, the sidecar.
-//! So the entrypoint has a child that waits for the end of a pipe, and nothing else. It knows the sidecar and, while there is none,
-//! our other children. When the entrypoint is gone it gives the sidecar time to end the gateway, and then ends what is left.
+//! So the entrypoint has a child that waits for the end of a pipe, and nothing else. It knows the sidecar and our other children. When the
+//! entrypoint is gone it gives the sidecar time to end the gateway, and then ends what is left.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Duration, Instant};
@@ -37,12 +37,12 @@ impl Keeper {
         Ok(Self { pid, tell })
     }
 
-    /// Who there is: the sidecar, or in its absence our children, which it had started.
+    /// Who there is: the sidecar, and our other children, which an earlier one has started.
     pub(crate) fn tell(&self, sidecar: Option<Pid>) {
-        let others = if sidecar.is_none() { leftovers::children() } else { Vec::new() };
-        let others = others.into_iter().filter(|pid| *pid != self.pid.as_raw()).take(MOST);
-        let mut message = vec![sidecar.map_or(0, Pid::as_raw)];
-        message.extend(others);
+        let known = sidecar.map_or(0, Pid::as_raw);
+        let others = leftovers::children().into_iter().filter(|pid| ![self.pid.as_raw(), known].contains(pid));
+        let mut message = vec![known];
+        message.extend(others.take(MOST));
         message.insert(0, i32::try_from(message.len()).unwrap_or(0));
         let bytes: Vec<u8> = message.into_iter().flat_map(i32::to_ne_bytes).collect();
         // Without it we are as safe as in a container where it is not needed.

@@ -94,3 +94,27 @@ fn checked(number: i32, kind: FileType, access: Option<OFlags>) -> Result<OwnedF
         found == Ok(kind) && access.is_none_or(|access| flags.is_ok_and(|flags| flags & OFlags::RWMODE == access));
     if fits { Ok(fd) } else { Err(refused("is something else")) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    #[tokio::test]
+    async fn each_question_is_answered_until_nobody_asks() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let answering = tokio::spawn(Questions(theirs.into()).answer());
+        let mut ours = tokio::net::UnixStream::from_std(ours).unwrap();
+        for question in [&b"?"[..], b"??"] {
+            ours.write_all(question).await.unwrap();
+            let mut answer = vec![0; question.len()];
+            ours.read_exact(&mut answer).await.unwrap();
+            assert_eq!(answer, question);
+        }
+        drop(ours);
+        answering.await.unwrap();
+    }
+}
