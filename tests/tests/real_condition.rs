@@ -20,9 +20,9 @@ const GATEWAY_TOKEN: &str = "test-gateway-token-0123456789abcdef";
 // Test data: no bot has it.
 const BOT_TOKEN: &str = "123456:TEST-aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 
-/// As much of Telegram's API as a bot asks for when it starts.
-fn telegram() -> Result<Backend> {
-    Backend::start(|head, peer| {
+/// As much of Telegram's API as a bot asks for when it starts; one that does not know the bot refuses everything.
+fn telegram(knows_the_bot: bool) -> Result<Backend> {
+    Backend::start(move |head, peer| {
         peer.body(head)?;
         let path = head.call.split(' ').nth(1).unwrap_or_default();
         let method = path.split('?').next().and_then(|path| path.rsplit('/').next());
@@ -35,9 +35,13 @@ fn telegram() -> Result<Backend> {
             Some("getUpdates") => json!([]),
             _ => json!(true),
         };
-        let body = json!({"ok": true, "result": result}).to_string();
-        let length = body.len();
-        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close";
+        let (status, body) = if knows_the_bot {
+            ("200 OK", json!({"ok": true, "result": result}))
+        } else {
+            ("401 Unauthorized", json!({"ok": false, "error_code": 401, "description": "Unauthorized"}))
+        };
+        let (body, length) = (body.to_string(), body.to_string().len());
+        let head = format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nConnection: close");
         peer.send(format!("{head}\r\nContent-Length: {length}\r\n\r\n{body}"))?;
         Ok(Then::Close)
     })
@@ -120,7 +124,7 @@ fn channels_that_the_gateway_silenced_are_started_again() -> Result<()> {
     let Some((program, _turn)) = openclaw("channels_that_the_gateway_silenced_are_started_again") else {
         return Ok(());
     };
-    let api = telegram()?;
+    let api = telegram(true)?;
     let (port, webhook) = (free_address()?.port(), free_address()?.port());
     let mut config = configuration(port);
     config["channels"] = channels(api.port(), webhook);
@@ -159,13 +163,18 @@ fn channels_that_the_gateway_silenced_are_started_again() -> Result<()> {
     Ok(())
 }
 
-/// Somebody else has its port: that is said. Once it is free the gateway comes up; it is larger than it may be, and starts anew by itself.
+/// Somebody else has its port: that is said. Once it is free the gateway comes up, with a bot whose token is wrong: that is said too, and
+/// nothing is restarted for it. It is larger than it may be, and for that it starts anew by itself.
 #[test]
-fn a_taken_port_and_too_much_memory_are_named() -> Result<()> {
-    let Some((program, _turn)) = openclaw("a_taken_port_and_too_much_memory_are_named") else { return Ok(()) };
+fn a_taken_port_a_wrong_token_and_too_much_memory_are_named() -> Result<()> {
+    const TEST: &str = "a_taken_port_a_wrong_token_and_too_much_memory_are_named";
+    let Some((program, _turn)) = openclaw(TEST) else { return Ok(()) };
+    let api = telegram(false)?;
     let stranger = TcpListener::bind("127.0.0.1:0")?;
     let port = stranger.local_addr()?.port();
-    let sidecar = setup(&program, port, &configuration(port))?.env("WINSTON_GATEWAY_MEMORY_LIMIT_MB", "256").start()?;
+    let mut config = configuration(port);
+    config["channels"] = channels(api.port(), free_address()?.port());
+    let sidecar = setup(&program, port, &config)?.env("WINSTON_GATEWAY_MEMORY_LIMIT_MB", "256").start()?;
     let gateway = Gateway::of(sidecar.client());
 
     let ended = gateway.wait_for("it gives up", |status| status["last_exit"].is_object())?;
@@ -177,6 +186,9 @@ fn a_taken_port_and_too_much_memory_are_named() -> Result<()> {
 
     let first = gateway.wait_until_ready(None)?;
     let starts = gateway.status()?["restarts"].as_u64().context("restarts")?;
+    let degraded = gateway.wait_for("it says what is wrong", |status| status["state"] == "degraded")?;
+    let reason = degraded["reason"].as_str().unwrap_or_default();
+    ensure!(reason.contains("not ready (telegram)") && degraded["pid"].as_i64() == Some(first.into()), "{degraded}");
     gateway.wait_until_ready(Some(first))?;
     let anew = gateway.status()?;
     let exit = &anew["last_exit"];

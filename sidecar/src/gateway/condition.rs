@@ -111,6 +111,7 @@ mod tests {
     const WELL: &str = r#"{"ready":true,"failing":[],"uptimeMs":9,"eventLoop":{"degraded":false,"degradedSinceMs":null,"reasons":[]}}"#;
     const SILENT: &str =
         r#"{"ready":true,"failing":[],"suppressed":["telegram"],"eventLoop":{"degraded":false,"reasons":[]}}"#;
+    const BROKEN: &str = r#"{"ready":false,"failing":["telegram"],"eventLoop":{"degraded":false,"reasons":[]}}"#;
     const DRAINING: &str = r#"{"ready":false,"failing":["gateway-draining"],"eventLoop":{"degraded":false}}"#;
     const LATE: &str =
         r#"{"ready":true,"failing":[],"eventLoop":{"degraded":true,"reasons":["event_loop_delay","cpu"]}}"#;
@@ -127,6 +128,7 @@ mod tests {
     fn trouble_counts_when_it_stays_and_ends_at_once() {
         for (body, words) in [
             (DRAINING, "it says that it is not ready (gateway-draining)"),
+            (BROKEN, "it says that it is not ready (telegram)"),
             (LATE, "its event loop is behind (event_loop_delay, cpu)"),
             (r#"{"ready":false}"#, "it says that it is not ready"),
         ] {

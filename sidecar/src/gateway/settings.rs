@@ -82,6 +82,10 @@ pub(crate) struct Limits {
     pub(crate) revive_after: Duration,
     /// Pause before the second time that they are started; it doubles with each further one.
     pub(crate) revive_pause: Duration,
+    /// Pause between two renewals of a suspension. Its lease is two minutes, so two may fail.
+    pub(crate) suspend_renewal: Duration,
+    /// Longest time that a suspension is renewed for.
+    pub(crate) suspend_longest: Duration,
 }
 
 // A whole stop stays below the grace that entrypoint gives us (`WINSTON_STOP_GRACE_SECONDS`, 25 s).
@@ -106,6 +110,8 @@ impl Default for Limits {
             ran_well: Duration::from_secs(60),
             revive_after: Duration::from_secs(30),
             revive_pause: Duration::from_secs(60),
+            suspend_renewal: Duration::from_secs(40),
+            suspend_longest: Duration::from_secs(30 * 60),
         }
     }
 }

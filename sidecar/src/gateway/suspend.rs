@@ -28,12 +28,6 @@ use winston_wire::{Suspension, Timestamp};
 use super::rpc::{self, RpcError};
 use super::{Answer, GatewayConfig, GatewayError, Shared};
 
-/// Pause between two renewals of a lease of two minutes: two may fail.
-const RENEWAL: Duration = Duration::from_secs(40);
-
-/// Longest time that a suspension is renewed for.
-const LONGEST: Duration = Duration::from_secs(30 * 60);
-
 /// Longest pause between two questions whether it is idle. The gateway proposes 20 s, for callers from afar.
 const POLL: Duration = Duration::from_millis(500);
 
@@ -42,6 +36,8 @@ pub(super) struct Suspender {
     port: u16,
     secret: Option<Secret>,
     limit: Duration,
+    renewal: Duration,
+    longest: Duration,
     /// Held while something is asked, so that orders do not cross.
     lease: Mutex<Option<Lease>>,
 }
@@ -119,8 +115,15 @@ fn progress(answer: &Value) -> Progress {
 
 impl Suspender {
     pub(super) fn of(config: &GatewayConfig) -> Self {
-        let (port, secret) = (config.port, config.rpc_secret.clone());
-        Self { port, secret, limit: config.limits.rpc_limit, lease: Mutex::default() }
+        let limits = &config.limits;
+        Self {
+            port: config.port,
+            secret: config.rpc_secret.clone(),
+            limit: limits.rpc_limit,
+            renewal: limits.suspend_renewal,
+            longest: limits.suspend_longest,
+            lease: Mutex::default(),
+        }
     }
 
     async fn call(&self, method: &str, params: Value) -> Result<Value, GatewayError> {
@@ -218,7 +221,7 @@ async fn release(suspender: &Suspender, id: &str) -> Result<(), GatewayError> {
 async fn renew(shared: Arc<Shared>, mut id: String) {
     let Some(suspender) = &shared.suspender else { return };
     loop {
-        sleep(RENEWAL).await;
+        sleep(suspender.renewal).await;
         let mut held = suspender.lease.lock().await;
         let Some(lease) = held.as_mut().filter(|lease| lease.id == id) else { return };
         if ready_pid(&shared) != Some(lease.pid) {
@@ -227,7 +230,7 @@ async fn renew(shared: Arc<Shared>, mut id: String) {
             return;
         }
         let age = Duration::try_from(Timestamp::now().duration_since(lease.since)).unwrap_or_default();
-        if age >= LONGEST {
+        if age >= suspender.longest {
             tracing::warn!("nobody has resumed the gateway; it is resumed");
             shared.logs.note("gateway resumed: its suspension has lasted as long as it may".into());
             // Where this fails, the lease that is not renewed any more ends.

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::stage::{Stage, Tenant};
 use super::tell::Teller;
+use crate::gateway::is_up;
 use crate::http::request;
 use crate::wait::within;
 
@@ -112,7 +113,7 @@ fn wait_until_ready(stage: &Stage, tenant: &Tenant, not: Option<u64>) -> Result<
             return Ok(Some(Value::Null));
         }
         let status = stage.sidecar(tenant, "/gateway")?;
-        let ready = status["state"] == "ready" && status["pid"].as_u64() != not;
+        let ready = is_up(&status) && status["pid"].as_u64() != not;
         if ready { Ok(Some(status)) } else { bail!("{status}") }
     })
     .and_then(|status| if status.is_null() { bail!("interrupted") } else { Ok(status) })

@@ -228,3 +228,32 @@ async fn a_suspended_gateway_is_left_alone_until_it_is_resumed() {
     gateway.shutdown().await;
     assert_eq!(disabled().suspend(PATIENCE).await, Err(GatewayError::Disabled));
 }
+
+#[tokio::test]
+async fn a_suspension_is_renewed_and_ends_by_itself_when_nobody_resumes() {
+    let mut rig = callable().await;
+    rig.config.limits.suspend_renewal = Duration::from_millis(5);
+    let lease = |id: &str, ends: u64| json!({"status": "ready", "suspensionId": id, "expiresAtMs": ends});
+    rig.stand_in.suspend(lease("s1", 4_000_000_000_000));
+    let gateway = started(&rig).await;
+    until_state(&gateway, GatewayState::Ready).await;
+    let first = gateway.suspend(PATIENCE).await.expect("suspended").suspension.expect("a lease");
+    // Its lease is over, as after a pause of the whole machine: the next one has another name.
+    rig.stand_in.suspend(lease("s2", 4_000_000_001_000));
+    let renewed = until(&gateway, |status| status.suspension.as_ref().is_some_and(|now| *now != first)).await;
+    assert_eq!(renewed.suspension.map(|now| now.since), Some(first.since));
+    let asked = rig.stand_in.calls("gateway.suspend.prepare");
+    assert!(asked.iter().all(|params| params["requestId"] == asked[0]["requestId"]), "{asked:?}");
+    gateway.resume().await.expect("resumed");
+    assert_eq!(rig.stand_in.calls("gateway.suspend.resume"), [json!({"suspensionId": "s2"})]);
+    gateway.shutdown().await;
+
+    rig.config.limits.suspend_longest = Duration::ZERO;
+    rig.stand_in.answer(503);
+    let gateway = started(&rig).await;
+    until_state(&gateway, GatewayState::Ready).await;
+    gateway.suspend(PATIENCE).await.expect("suspended");
+    until(&gateway, |status| status.suspension.is_none()).await;
+    eventually("it is resumed", || rig.stand_in.calls("gateway.suspend.resume").len() == 2).await;
+    gateway.shutdown().await;
+}
