@@ -96,7 +96,7 @@ impl Pem {
         while let Some(start) = begin(line, at) {
             at = match line[start..].find(END) {
                 // Whatever is between the two, headers included.
-                Some(length) if length >= SHORTEST_KEY => {
+                Some(length) if unmarked(&line[start..start + length]) >= SHORTEST_KEY => {
                     let body = trim(line, start..start + length);
                     ranges.extend((!body.is_empty()).then_some(body));
                     start + length
@@ -133,6 +133,11 @@ fn begin(line: &str, from: usize) -> Option<usize> {
         }
         at = label;
     }
+}
+
+/// The length without what stands for secrets already: that must not make a key of what was none.
+fn unmarked(text: &str) -> usize {
+    text.len() - text.matches(super::MARK).count() * super::MARK.len()
 }
 
 fn in_body(byte: u8) -> bool {

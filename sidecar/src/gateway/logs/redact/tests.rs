@@ -238,6 +238,15 @@ fn anything() -> impl Strategy<Value = String> {
     proptest::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
 }
 
+/// A mark is longer than what it stands for here, and must not make a key of the whole.
+#[test]
+fn what_was_no_key_becomes_none() {
+    let text = r#"-----BEGIN PRIVATE KEY-----"password":"a"'Aa\A _0\=a_a%"-_-----END PRIVATE KEY-----"#;
+    let once = redact(text);
+    assert!(once.contains("\"password\":\"[redacted]\"'Aa"), "{once}");
+    assert_eq!(redact(&once), once);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1024))]
 
