@@ -167,7 +167,7 @@ impl Stage {
             let line = self.entrypoint.line()?;
             ensure!(!line.contains('\r') && !line.contains('\u{1b}') && !line.contains('\0'), "{line:?}");
             let value: Value = serde_json::from_str(&line).with_context(|| line.clone())?;
-            ensure!(!value["message"].as_str().is_some_and(|message| message == "forged stopped"), "{line}");
+            ensure!(value["message"].as_str().is_none_or(|message| message != "forged stopped"), "{line}");
             if line.contains("forged") {
                 ensure!(
                     value["stream"] == "stdout" && value["source"] == "gateway" || value["target"] == "gateway",

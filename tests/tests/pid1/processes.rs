@@ -133,8 +133,8 @@ fn a_sidecar_that_hangs_is_replaced() -> Result<()> {
 fn a_sidecar_that_was_stopped_is_not_killed() -> Result<()> {
     let mut entrypoint = Entrypoint::new(Mode::Subreaper, FALLS_SILENT)?.env("WINSTON_HANG_SECONDS", "1").start()?;
     entrypoint.expect("answered")?;
-    let all = children(entrypoint.entrypoint()?)?.into_iter();
-    let sidecar = all.filter(|pid| Process::of(pid.as_raw()).command.contains("FDS")).next().context("no sidecar")?;
+    let mut all = children(entrypoint.entrypoint()?)?.into_iter();
+    let sidecar = all.find(|pid| Process::of(pid.as_raw()).command.contains("FDS")).context("no sidecar")?;
     kill(sidecar, Signal::SIGSTOP)?;
     // The entrypoint goes on looking: three times as often as would make a hang.
     let wakings = || -> Result<u64> {
