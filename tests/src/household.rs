@@ -20,6 +20,7 @@ pub struct Household {
     api: SocketAddr,
     gateway: SocketAddr,
     sidecar: PathBuf,
+    token: String,
 }
 
 impl Household {
@@ -30,13 +31,20 @@ impl Household {
         let sidecar = plan.dir().join("winston-sidecar");
         install(&bin("winston-sidecar")?, &sidecar)?;
         std::fs::create_dir_all(plan.data().join(".openclaw"))?;
-        std::fs::write(plan.data().join(".openclaw/openclaw.json"), "{}")?;
+        std::fs::write(plan.data().join(".openclaw/openclaw.json"), "{\"gateway\": {\"mode\": \"local\"}}")?;
         let plan = plan
             .env("WINSTON_SIDECAR_BIN", &sidecar.to_string_lossy())
             .env("WINSTON_SIDECAR_LISTEN", &api.to_string())
             .env("OPENCLAW_GATEWAY_PORT", &gateway.port().to_string())
-            .env("WINSTON_OPENCLAW_BIN", &bin("winston-stand-in-gateway")?.to_string_lossy());
-        Ok(Self { plan, api, gateway, sidecar })
+            .env("WINSTON_OPENCLAW_BIN", &bin("winston-stand-in")?.to_string_lossy());
+        Ok(Self { plan, api, gateway, sidecar, token: TEST_TOKEN.to_owned() })
+    }
+
+    /// Another token than [`TEST_TOKEN`]: one that a control has issued.
+    #[must_use]
+    pub fn token(mut self, token: &str) -> Self {
+        token.clone_into(&mut self.token);
+        self.env("WINSTON_SIDECAR_TOKEN", token)
     }
 
     /// Sets a variable.
@@ -72,7 +80,7 @@ impl Household {
 
     /// Starts it.
     pub fn start(&self) -> Result<Home> {
-        let client = Client::new(self.api, TEST_TOKEN);
+        let client = Client::new(self.api, &self.token);
         Ok(Home {
             entrypoint: self.plan.start()?,
             gateway: Gateway::of(client.clone()),
@@ -88,6 +96,14 @@ impl Household {
 pub fn install(program: &Path, place: &Path) -> Result<()> {
     let staged = place.with_extension("new");
     std::fs::copy(program, &staged)?;
+    Ok(std::fs::rename(staged, place)?)
+}
+
+/// Puts a script in a program's place, whole.
+pub fn install_script(script: &str, place: &Path) -> Result<()> {
+    let staged = place.with_extension("new");
+    std::fs::write(&staged, script)?;
+    std::fs::set_permissions(&staged, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     Ok(std::fs::rename(staged, place)?)
 }
 
@@ -152,6 +168,16 @@ impl Home {
         crate::gateway::processes_of(&self.data.join(".openclaw"))
     }
 
+    /// The ids of the gateways that live.
+    pub fn gateway_pids(&self) -> Result<Vec<i32>> {
+        let mut pids: Vec<i32> = self.starts()?.iter().filter_map(|pid| pid.parse().ok()).collect();
+        // An id may be another process's by now.
+        pids.retain(|pid| {
+            Process::of(*pid).environment.iter().any(|variable| variable.contains(&*self.data.to_string_lossy()))
+        });
+        Ok(pids)
+    }
+
     /// Waits until the gateway is ready; its status.
     pub fn ready(&self) -> Result<Value> {
         self.gateway.wait_for("the gateway is ready", is_up)
@@ -196,6 +222,14 @@ impl Orders {
     /// In one piece: the second of two would wait until the first is acknowledged.
     fn send(&mut self, order: &str) -> Result<()> {
         Ok(self.0.get_mut().write_all(format!("{order}\n").as_bytes())?)
+    }
+
+    /// Gives an order; what is answered.
+    pub fn ask(&mut self, order: &str) -> Result<String> {
+        self.send(order)?;
+        let mut answer = String::new();
+        self.0.read_line(&mut answer)?;
+        Ok(answer.trim_end().to_owned())
     }
 
     /// Gives an order that ends the gateway.

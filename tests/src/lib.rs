@@ -10,6 +10,7 @@ pub mod demo;
 pub mod gateway;
 pub mod household;
 pub mod http;
+pub mod parallel;
 pub mod process;
 pub mod script;
 pub mod sidecar;

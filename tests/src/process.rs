@@ -305,6 +305,12 @@ impl Running {
         }
     }
 
+    /// Every line of output that nobody has taken yet.
+    #[must_use]
+    pub fn untaken(&self) -> String {
+        self.lines.try_iter().map(|line| line + "\n").collect()
+    }
+
     /// Everything on stderr so far.
     #[must_use]
     pub fn stderr(&self) -> String {

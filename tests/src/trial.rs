@@ -1,4 +1,4 @@
-//! A sidecar whose gateway is the stand-in (`src/bin/stand_in.rs`), for trials of configurations.
+//! A sidecar whose gateway is the stand-in (`src/bin/stand_in`), for trials of configurations.
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};

@@ -1,6 +1,6 @@
 //! The gateway outlives the sidecar: killed, replaced by another binary, and dead for a while, below the real entrypoint.
 //!
-//! The gateway is a stand-in (`src/bin/stand_in_gateway.rs`); `real_gateway.rs` has the same with OpenClaw. Each test kills
+//! The gateway is a stand-in (`src/bin/stand_in`); `real_gateway.rs` has the same with OpenClaw. Each test kills
 //! with SIGKILL. Where something has to happen while no sidecar lives, entrypoint is held with SIGSTOP meanwhile.
 
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! Thousands of files that change at once: control has each change once, with its content, in bounded memory; and what a bad network does to the
 //! requests that carry many contents.
 //!
-//! 10,000 files.
+//! 2,000 files; with `WINSTON_LONG=1` 10,000.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,11 +10,16 @@ use anyhow::{Context as _, Result, bail, ensure};
 use tokio_postgres::NoTls;
 use winston_tests::chaos::{Chaos, Fault};
 use winston_tests::control::Control;
+use winston_tests::parallel::each;
 use winston_tests::sidecar::{Setup, Sidecar};
 use winston_tests::tenant::{Tenant, block_on, hash};
 use winston_tests::wait::{eventually, within};
 
-const FILES: usize = 10_000;
+/// How many files there are.
+fn files() -> usize {
+    if std::env::var_os("WINSTON_LONG").is_some() { 10_000 } else { 2_000 }
+}
+
 const FILES_EACH: usize = 100;
 
 /// Memory of the process's own that it may take at any time, in KiB.
@@ -40,7 +45,7 @@ fn content(turn: &str, number: usize) -> String {
 fn change_all(setup: &Setup, turn: &str) -> Result<()> {
     let new = setup.outside().join("new");
     std::fs::create_dir_all(&new)?;
-    let paths: Vec<_> = (0..FILES).map(|number| setup.data().join(path(number))).collect();
+    let paths: Vec<_> = (0..files()).map(|number| setup.data().join(path(number))).collect();
     for (number, path) in paths.iter().enumerate() {
         std::fs::create_dir_all(path.parent().context("a directory")?)?;
         std::fs::write(new.join(number.to_string()), content(turn, number))?;
@@ -102,7 +107,7 @@ fn files_that_change_at_once_arrive_once_in_bounded_memory() -> Result<()> {
     change_all(&setup, "before")?;
     let sidecar = setup.start()?;
     let mut most = 0;
-    for (turn, done) in [("before", FILES), ("after", 2 * FILES)] {
+    for (turn, done) in [("before", files()), ("after", 2 * files())] {
         if turn == "after" {
             change_all(&setup, turn)?;
         }
@@ -113,8 +118,8 @@ fn files_that_change_at_once_arrive_once_in_bounded_memory() -> Result<()> {
         })?;
     }
     let arrived = arrived(&tenant)?;
-    ensure!(arrived.len() == FILES, "{} paths in control", arrived.len());
-    for number in 0..FILES {
+    ensure!(arrived.len() == files(), "{} paths in control", arrived.len());
+    for number in 0..files() {
         let (before, after) = (hash(content("before", number)), hash(content("after", number)));
         let expected = [(None, before.clone()), (Some(before), after)];
         let versions = arrived.get(&path(number)).with_context(|| path(number))?;
@@ -125,8 +130,8 @@ fn files_that_change_at_once_arrive_once_in_bounded_memory() -> Result<()> {
     // Small contents do not go one by one, but for a batch of a single change.
     let count = |what: &str| chaos.seen().iter().filter(|seen| seen.what == what).count();
     let (many, one) = (count(MANY), count(ONE));
-    ensure!(many + one < FILES / 10, "{many} requests with many contents and {one} with one");
-    println!("{FILES} files twice: {many} requests with many contents and {one} with one, at most {most} KiB");
+    ensure!(many + one < files() / 10, "{many} requests with many contents and {one} with one");
+    println!("{} files twice: {many} requests with many contents and {one} with one, at most {most} KiB", files());
     Ok(())
 }
 
@@ -182,22 +187,6 @@ fn whatever_happens_to_a_request_with_many_contents_nothing_is_lost() -> Result<
         Fault::Status(503, Some(1)),
         Fault::Garbage,
     ];
-    let control = &control;
-    let failures: Vec<String> = std::thread::scope(|scope| {
-        let running: Vec<_> = faults
-            .into_iter()
-            .enumerate()
-            .map(|(number, fault)| (fault, scope.spawn(move || under(control, &format!("fault-{number}"), fault))))
-            .collect();
-        let ended = running.into_iter().map(|(fault, thread)| (fault, thread.join()));
-        ended
-            .filter_map(|(fault, result)| match result {
-                Ok(Ok(())) => None,
-                Ok(Err(error)) => Some(format!("{fault:?}: {error:#}")),
-                Err(_) => Some(format!("{fault:?}: panicked")),
-            })
-            .collect()
-    });
-    ensure!(failures.is_empty(), "{}", failures.join("\n"));
-    Ok(())
+    let cases: Vec<_> = faults.into_iter().enumerate().collect();
+    each(cases, faults.len(), |(number, fault)| under(&control, &format!("fault-{number}"), *fault))
 }

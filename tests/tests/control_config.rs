@@ -117,6 +117,27 @@ fn a_push_during_a_trial_waits() -> Result<()> {
     Ok(())
 }
 
+/// The repair of a bad push, made while that was on trial over an edit of the agent's: nobody edits anything meanwhile, so it is no conflict.
+#[test]
+fn a_push_over_one_that_is_taken_back_is_no_conflict() -> Result<()> {
+    let (_control, tenant, host) = start("repair")?;
+    host.sidecar.agent_saves(CONFIG, config("theirs", &json!({})))?;
+    host.sidecar.wait_for_history(CONFIG, &["system create", "agent update"])?;
+    tenant.wait_until_even(&host.sidecar)?;
+    let bad_config = config("bad", &json!({"crashAfterMs": 900}));
+    let bad = tenant.push(CONFIG, &bad_config)?;
+    eventually("control knows that the bad one is on disk", || {
+        let changes = tenant.changes()?;
+        let is_there = changes.iter().any(|change| change["hash"] == hash(&bad_config));
+        if is_there { Ok(Some(())) } else { bail!("{changes:?} {}", host.report()?) }
+    })?;
+    let good = tenant.push(CONFIG, &config("good", &json!({})))?;
+    wait_for_verdict(&tenant, bad, "rolled_back")?;
+    wait_for_verdict(&tenant, good, "applied")?;
+    assert_eq!(host.on_disk()?, config("good", &json!({})));
+    Ok(())
+}
+
 /// An edit of the agent's that control does not know yet: a conflict, and nothing is tried out.
 #[test]
 fn a_push_that_meets_an_edit_is_a_conflict() -> Result<()> {

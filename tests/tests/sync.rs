@@ -26,10 +26,10 @@ fn every_kind_of_change_arrives_once_with_its_content() -> Result<()> {
     let sidecar = tenant.sidecar()?.env("WINSTON_MAX_FILE_BYTES", &LIMIT.to_string()).start()?;
 
     sidecar.put_with("workspace/a.md", "one", &[("X-Winston-Actor", "Test Person")])?.expect(200)?;
-    sidecar.agent_writes("workspace/a.md", "two")?;
+    sidecar.agent_saves("workspace/a.md", "two")?;
     sidecar.wait_for_history("workspace/a.md", &["admin create", "agent update"])?;
     sidecar.call("DELETE", "/files/workspace/a.md", &[], b"")?.expect(200)?;
-    sidecar.agent_writes("workspace/b.md", "agent's")?;
+    sidecar.agent_saves("workspace/b.md", "agent's")?;
     sidecar.wait_for_history("workspace/b.md", &["agent create"])?;
     std::fs::remove_file(sidecar.data().join("workspace/b.md"))?;
     sidecar.wait_for_history("workspace/b.md", &["agent create", "agent delete"])?;
@@ -40,7 +40,7 @@ fn every_kind_of_change_arrives_once_with_its_content() -> Result<()> {
     // Too large for the journal's lines, so kept as an object until it is sent.
     let large = "large ".repeat(35_000);
     sidecar.put("workspace/large.md", &large)?.expect(200)?;
-    sidecar.agent_writes("workspace/over.md", vec![b'x'; LIMIT + 1])?;
+    sidecar.agent_saves("workspace/over.md", vec![b'x'; LIMIT + 1])?;
     sidecar.wait_for_history("workspace/over.md", &["agent create"])?;
 
     let changes = tenant.wait_until_even(&sidecar)?;

@@ -30,7 +30,7 @@ const MOST_LINES: usize = 20;
 const LONGEST_LINE: usize = 400;
 
 /// Who puts sets back.
-pub(super) const ROLLBACK: &str = "config-rollback";
+pub(crate) const ROLLBACK: &str = "config-rollback";
 
 impl Owner {
     pub(super) async fn swap(&mut self, trial: &mut Trial) -> Result<Event, SubmitError> {
@@ -114,7 +114,8 @@ impl Owner {
         if let Some(exit) = &ended {
             trial.seen_exit = Some(exit.at);
         }
-        let ended = ended.map(|exit| (exit.cause, exit.meaning));
+        let known = ended.is_some() && std::mem::take(&mut trial.end_to_come);
+        let ended = ended.filter(|_| !known).map(|exit| (exit.cause, exit.meaning));
         Ok(Look { state: status.state, ended, answers, reloads })
     }
 

@@ -47,6 +47,7 @@ use crate::edits::{Author, EditError, Edits, Precondition};
 use crate::fs::{FsError, TenantPath};
 use crate::gateway::{Cli, GatewayHandle};
 
+pub(crate) use enact::ROLLBACK;
 pub(crate) use record::{Origin, Owned};
 pub(crate) use report::Report;
 pub(crate) use store::GoodSet;

@@ -13,7 +13,12 @@ use crate::failpoint;
 
 impl Owner {
     /// Makes the outcome durable and known.
-    pub(super) async fn finish(&mut self, trial: Trial, ruling: Ruling) -> Answer {
+    pub(super) async fn finish(&mut self, mut trial: Trial, mut ruling: Ruling) -> Answer {
+        if ruling == (Ruling::Kept { proved: true }) && !self.is_ours(&trial).await? {
+            // The gateway did well with something else, perhaps without having seen this.
+            ruling = Ruling::Kept { proved: false };
+            trial.record.remark = "somebody edited it while it was on trial, and the edit stays".into();
+        }
         let Trial { record, old: _, new, errors, lines, kept, secrets, .. } = trial;
         let generation = record.generation;
         let outcome = match &ruling {

@@ -1,6 +1,7 @@
 //! What survives a crash: the transaction that is open, the verdicts, the versions of ours that hold others' work.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -110,9 +111,17 @@ pub(crate) struct Owned {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Verdicts(pub(super) Vec<ConfigVerdict>);
 
+/// Control keeps times to the microsecond, and tells verdicts apart by them.
+const TICK: Duration = Duration::from_micros(1);
+
 impl Verdicts {
-    /// Adds one. A generation has one verdict, the newest.
-    pub(super) fn add(&mut self, verdict: ConfigVerdict) {
+    /// Adds one. A generation has one verdict, the newest. Control is told what is newer than what it was told last, so each one is dated after
+    /// those before it: also one that was reached earlier and had to wait, and one after the clock was set back.
+    pub(super) fn add(&mut self, mut verdict: ConfigVerdict) {
+        let newest = self.0.iter().map(|known| known.at).max();
+        if let Some(next) = newest.and_then(|newest| newest.checked_add(TICK).ok()) {
+            verdict.at = verdict.at.max(next);
+        }
         if verdict.generation.is_some() {
             self.0.retain(|known| known.generation != verdict.generation);
         }
@@ -196,6 +205,17 @@ mod tests {
         assert_eq!(verdicts.0.len(), MAX_VERDICTS);
         assert_eq!(verdicts.of(99).map(|verdict| verdict.reason.as_str()), Some("second"));
         assert_eq!(verdicts.of(1), None);
+    }
+
+    #[test]
+    fn a_verdict_that_had_to_wait_is_dated_after_those_before_it() {
+        let mut verdicts = Verdicts::default();
+        let late = Timestamp::UNIX_EPOCH + Duration::from_secs(7);
+        verdicts.add(ConfigVerdict { at: late, ..verdict(None, "local") });
+        verdicts.add(verdict(Some(1), "it waited"));
+        verdicts.add(verdict(Some(2), "the same moment"));
+        let times: Vec<_> = verdicts.0.iter().map(|verdict| verdict.at).collect();
+        assert_eq!(times, [late, late + TICK, late + TICK + TICK]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use winston_wire::{ContentHash, Timestamp};
 
+use super::record::{NEW, OLD, TRANSACTION};
 use crate::edits::hash_of;
 use crate::failpoint;
 use crate::fs::{EntryKind, FsError, Root, TenantPath, replace_file};
@@ -105,12 +106,18 @@ impl Store {
         Ok(store)
     }
 
-    /// What a crash left half made, or half removed, goes.
+    /// What a crash left half made, or half removed, goes; and the sets of a transaction that was not written down, or is over.
     fn tidy(&self) -> Result<(), FsError> {
+        let is_open = rustix::fs::statat(&self.dir, TRANSACTION, AtFlags::SYMLINK_NOFOLLOW).is_ok();
         for dir in [&self.dir, &self.good] {
-            for name in directories(dir)? {
-                if name.ends_with(".new") || name.ends_with(".gone") {
-                    remove_directory(dir, &name)?;
+            for (name, kind) in entries(dir)? {
+                let is_half = name.ends_with(".new") || name.ends_with(".gone");
+                match kind {
+                    EntryKind::Directory if is_half || (!is_open && [OLD, NEW].contains(&name.as_str())) => {
+                        remove_directory(dir, &name)?;
+                    }
+                    EntryKind::File if is_half => rustix::fs::unlinkat(dir, &name, AtFlags::empty())?,
+                    _ => {}
                 }
             }
         }
@@ -206,16 +213,19 @@ fn read_file(dir: &OwnedFd, name: &str) -> io::Result<Vec<u8>> {
 }
 
 fn directories(parent: &OwnedFd) -> Result<Vec<String>, FsError> {
+    let directories = entries(parent)?.into_iter().filter(|(_, kind)| *kind == EntryKind::Directory);
+    Ok(directories.map(|(name, _)| name).collect())
+}
+
+fn entries(parent: &OwnedFd) -> Result<Vec<(String, EntryKind)>, FsError> {
     let again = open_dir(parent, ".")?;
-    let mut names = Vec::new();
+    let mut entries = Vec::new();
     Root::each_entry(again.as_fd(), |entry| {
-        if entry.stat.kind == EntryKind::Directory
-            && let Ok(name) = std::str::from_utf8(&entry.name)
-        {
-            names.push(name.to_owned());
+        if let Ok(name) = std::str::from_utf8(&entry.name) {
+            entries.push((name.to_owned(), entry.stat.kind));
         }
     })?;
-    Ok(names)
+    Ok(entries)
 }
 
 fn keep_in(parent: &OwnedFd, name: &str, set: &FileSet, origin: &str) -> Result<(), FsError> {
@@ -313,6 +323,28 @@ mod tests {
         store.drop_set("old").unwrap();
         assert_eq!(store.set("old"), None);
         assert!(!dir.path().join(".winston/config/old").exists());
+    }
+
+    #[test]
+    fn a_start_removes_what_belongs_to_no_transaction() {
+        let (dir, store) = store();
+        let left = || {
+            let entries = std::fs::read_dir(dir.path().join(".winston/config")).unwrap();
+            let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort_unstable();
+            names
+        };
+        let again = || Store::open(&Root::open(dir.path(), None).unwrap()).unwrap();
+        for name in [OLD, NEW, "old.gone"] {
+            store.keep(name, &set("{}")).unwrap();
+        }
+        store.write(TRANSACTION, &1).unwrap();
+        std::fs::write(dir.path().join(".winston/config/verdicts.new"), "half").unwrap();
+        again();
+        assert_eq!(left(), ["good", NEW, OLD, TRANSACTION]);
+        store.remove(TRANSACTION).unwrap();
+        again();
+        assert_eq!(left(), ["good"]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! One change of the configuration from its submission to its verdict.
 
-use winston_wire::{ConfigIssue, ConfigVerdict, ContentHash, Timestamp, Verdict};
+use winston_wire::{ConfigIssue, ConfigVerdict, ContentHash, GatewayState, Timestamp, Verdict};
 
 use super::outcome::verdict;
 use super::owner::Owner;
@@ -22,6 +22,8 @@ pub(super) struct Trial {
     pub(super) secrets: Vec<String>,
     /// The end of a process that is known.
     pub(super) seen_exit: Option<Timestamp>,
+    /// The gateway of an earlier sidecar is gone, and its end is about to be told.
+    pub(super) end_to_come: bool,
     /// The last line of the gateway's output before the trial, and the last that was looked at.
     pub(super) first_line: u64,
     pub(super) seen_line: u64,
@@ -114,6 +116,7 @@ impl Owner {
             new,
             secrets,
             seen_exit: status.last_exit.map(|exit| exit.at),
+            end_to_come: false,
             first_line: line,
             seen_line: line,
             restarted: false,
@@ -157,8 +160,9 @@ impl Owner {
                 record.phase = Phase::Probation;
                 let (state, actions) = resumed(&self.limits, restart, self.now());
                 let mut trial = self.trial(record, old, new);
-                // A process that ended before we looked ended with the candidate.
-                trial.seen_exit = None;
+                // Whether a process that ended meanwhile had read the candidate is not to be known. The next one reads it, and shows.
+                let status = self.status();
+                trial.end_to_come = status.state == GatewayState::Adopted && status.pid.is_none();
                 trial.first_line = 0;
                 self.drive(trial, state, actions).await.map(drop)
             }

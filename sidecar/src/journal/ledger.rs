@@ -114,6 +114,11 @@ impl Ledger {
         self.lock().recent.iter().rev().find(is_it).cloned()
     }
 
+    /// The newest change of a path, as far as the recent changes tell.
+    pub(crate) fn last_change(&self, path: &str) -> Option<Change> {
+        self.lock().recent.iter().rev().find(|change| change.path == path).cloned()
+    }
+
     /// Last sequence number that control has committed.
     pub(crate) fn acked(&self) -> u64 {
         self.lock().acked

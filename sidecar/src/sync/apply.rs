@@ -9,7 +9,7 @@ use winston_wire::{Base, Conflict, ContentHash, Desired, DesiredFile, Source, Ti
 use super::applied::{Applied, MAX_MERGED, Merged, Unapplied};
 use super::client::{ClientError, ControlClient};
 use super::reconcile::{Decision, Local, Merge, merge_base, reconcile};
-use crate::candidate::Configs;
+use crate::candidate::{Configs, ROLLBACK};
 use crate::edits::{Author, EditError, Edits, Look, Precondition, hash_of};
 use crate::failpoint;
 use crate::fs::{FsError, TenantPath};
@@ -200,9 +200,14 @@ impl Round<'_> {
                 Local::File { hash, untouched: source == Some(Source::System) && !merged && !mixed }
             }
         };
+        let base = match (file.base, local) {
+            // Pushed over a change that was taken back since: over what the change had replaced, then.
+            (Base::Hash(base), Local::File { hash, .. }) if self.took_back(&file.path, base, hash) => Base::Hash(hash),
+            (base, _) => base,
+        };
         let mut merged = None;
-        let mut decision = reconcile(file.base, local, file.hash, Merge::Untried);
-        if let (Decision::TryMerge(_) | Decision::KeepLocal, Base::Hash(base)) = (decision, file.base) {
+        let mut decision = reconcile(base, local, file.hash, Merge::Untried);
+        if let (Decision::TryMerge(_) | Decision::KeepLocal, Base::Hash(base)) = (decision, base) {
             let base = merge_base(base, self.earlier(&file.path, applied));
             decision = reconcile(Base::Hash(base), local, file.hash, Merge::Untried);
         }
@@ -237,6 +242,15 @@ impl Round<'_> {
                 let reason = EditError::Conflict { local }.to_string();
                 Plan::Unapplied { local, reason }
             }
+        })
+    }
+
+    /// Whether what is there is what `candidate` had replaced, put back by us, and nobody's edit.
+    fn took_back(&self, path: &str, candidate: ContentHash, local: ContentHash) -> bool {
+        self.edits.journal().ledger().last_change(path).is_some_and(|change| {
+            change.source == Source::System
+                && change.actor.as_deref() == Some(ROLLBACK)
+                && (change.previous_hash, change.hash) == (Some(candidate), Some(local))
         })
     }
 

@@ -19,6 +19,7 @@ mod reads;
 mod report;
 mod scale;
 mod stats;
+mod supervise;
 mod sync;
 mod tree;
 mod watched;
@@ -45,6 +46,8 @@ pub struct Options {
     pub quick: bool,
     /// One JSON document instead of lines.
     pub json: bool,
+    /// Supervision and nothing else.
+    pub supervise: bool,
 }
 
 /// How long and how often everything is done.
@@ -68,6 +71,11 @@ struct Plan {
     rest: Duration,
     /// Files that change at once.
     burst_files: usize,
+    /// Deaths of a gateway, and of a sidecar.
+    deaths: usize,
+    sidecar_deaths: usize,
+    /// Bytes of output of a gateway.
+    flood: u64,
 }
 
 impl Plan {
@@ -86,6 +94,9 @@ impl Plan {
                 restarts: 5,
                 rest: seconds(10),
                 burst_files: 2_000,
+                deaths: 5,
+                sidecar_deaths: 15,
+                flood: 500_000_000,
             }
         } else {
             Self {
@@ -100,6 +111,9 @@ impl Plan {
                 restarts: 5,
                 rest: seconds(60),
                 burst_files: 10_000,
+                deaths: 20,
+                sidecar_deaths: 60,
+                flood: 2_000_000_000,
             }
         }
     }
@@ -117,6 +131,9 @@ pub fn run(options: Options) -> Result<()> {
 fn measure(report: &mut Report, plan: Plan) -> Result<()> {
     let setup = Setup::new()?;
     machine::describe(report, &setup)?;
+    if report.options().supervise {
+        return supervise::section(report, plan).context("supervision");
+    }
     disk::section(report, setup.outside(), plan).context("calibration")?;
 
     // A part that cannot be measured here must not hide the others.
@@ -131,6 +148,8 @@ fn measure(report: &mut Report, plan: Plan) -> Result<()> {
     let outcome = peer::section(report, plan).context("the old sidecar's jobs");
     failures.extend(outcome.err());
     let outcome = front::section(report, plan).context("front door");
+    failures.extend(outcome.err());
+    let outcome = supervise::section(report, plan).context("supervision");
     failures.extend(outcome.err());
     let outcome = scale::section(report, plan).context("large workspace");
     failures.extend(outcome.err());

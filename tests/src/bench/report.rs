@@ -29,6 +29,11 @@ impl Report {
         Self { options, started: Instant::now(), facts: Map::new(), rows: Vec::new(), section: 0 }
     }
 
+    /// What the command line says.
+    pub(super) fn options(&self) -> Options {
+        self.options
+    }
+
     /// Something to know about the run.
     pub(super) fn fact(&mut self, name: &str, value: impl Into<Value>) -> Result<()> {
         let value = value.into();

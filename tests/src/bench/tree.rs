@@ -1,7 +1,7 @@
 //! Workspaces of some size, as an agent would have filled them.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use nix::unistd::syncfs;
@@ -35,12 +35,21 @@ impl Tree {
 
     /// Where it is in a data directory.
     pub(super) fn path(setup: &Setup) -> PathBuf {
-        setup.data().join("workspace/notes")
+        Self::below(setup.data())
+    }
+
+    fn below(data: &Path) -> PathBuf {
+        data.join("workspace/notes")
     }
 
     /// Makes it, and waits until it is on disk: what is written back later would disturb what is measured next.
     pub(super) fn make(self, setup: &Setup) -> Result<()> {
-        let top = Self::path(setup);
+        self.make_in(setup.data())
+    }
+
+    /// The same in any data directory.
+    pub(super) fn make_in(self, data: &Path) -> Result<()> {
+        let top = Self::below(data);
         for directory in 0..self.directories() {
             let path = top.join(format!("{:02}/{directory:05}", directory % 50));
             fs::create_dir_all(&path)?;
@@ -50,7 +59,7 @@ impl Tree {
                 fs::write(&place, self.content(file)).with_context(|| place.display().to_string())?;
             }
         }
-        Ok(syncfs(fs::File::open(setup.data())?)?)
+        Ok(syncfs(fs::File::open(data)?)?)
     }
 
     fn content(self, file: usize) -> Vec<u8> {

@@ -10,14 +10,15 @@ const EXIT_USAGE: u8 = 64;
 
 const HELP: &str = "winston-bench: measures winston-sidecar and its way to control
 
-Usage: winston-bench [--quick] [--json] [--help]
+Usage: winston-bench [--quick] [--supervise] [--json] [--help]
 
-  --quick   short runs and a tenth of the files: the order of magnitude in a good minute
-  --json    one JSON document on stdout, progress on stderr
+  --quick      short runs and a tenth of the files: the order of magnitude in a good minute
+  --supervise  only the figures of supervision: deaths of the gateway and of the sidecar, refused configurations, a flood of output
+  --json       one JSON document on stdout, progress on stderr
 
 First comes what the disk does without us; flushes are slow on one machine and free on the next, so writes are given as
 shares of that and as counts of flushes. What else depends on the machine is set against a peer that does the same job by
-turns with the sidecar: find, sha256sum, a Node program with the same file API. A missed goal is marked, the end of the report says what it
+turns with the sidecar: find, sha256sum, a Node program with the same file API; s6, supervisord and pm2, which come through apt, pip and npm. A missed goal is marked, the end of the report says what it
 was set against, and it fails nothing. Data (5 GB; 0.5 GB with --quick) goes to a temporary directory: set TMPDIR to
 measure another disk. What takes long is told on stderr.
 
@@ -63,6 +64,7 @@ fn options(mut arguments: lexopt::Parser) -> Result<Option<Options>, lexopt::Err
         match argument {
             Short('h') | Long("help") => return Ok(None),
             Long("quick") => options.quick = true,
+            Long("supervise") => options.supervise = true,
             Long("json") => options.json = true,
             other => return Err(other.unexpected()),
         }

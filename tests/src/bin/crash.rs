@@ -9,15 +9,19 @@ use winston_tests::crash::{self, Options};
 /// `EX_USAGE`: wrong arguments.
 const EXIT_USAGE: u8 = 64;
 
+/// Rounds of configurations: they take longer.
+const CONFIG_ROUNDS: u64 = 30;
+
 const HELP: &str = "winston-crash: kills sidecar, control and database at random moments and at every failpoint, and judges what is left
 
-Usage: winston-crash [--rounds N] [--seed S] [--json] [--help]
+Usage: winston-crash [--config] [--rounds N] [--seed S] [--json] [--help]
 
-  --rounds N   how many kills and judgements; default 50
+  --config     changes of the gateway's configuration instead of files: sidecar, gateway or the whole container are killed
+  --rounds N   how many rounds of kills and a judgement; default 50, with --config 30
   --seed S     draws what is done and killed; default: another one each time, printed in the last line of a failed run
   --json       one JSON document on stdout, progress on stderr
 
-From 1000 rounds on, a failpoint at which the sidecar never died fails the run too. When a promise is broken, the run ends and keeps a copy
+From 1000 rounds on (with --config 250), a failpoint at which the sidecar never died fails the run too. When a promise is broken, the run ends and keeps a copy
 of the data directory, the logs and the list of operations; the text says where.
 
 Variables:
@@ -29,6 +33,7 @@ Examples:
   ./check crash
   ./check crash --rounds 2000
   ./check crash --rounds 20 --seed 7
+  ./check crash --config --rounds 500
 
 Exit codes: 0 every promise was kept, 1 one was broken or the machine could not go on, 64 wrong arguments.
 ";
@@ -45,7 +50,8 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    match crash::run(&options) {
+    let run = if options.config { crash::config::run } else { crash::run };
+    match run(&options) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -57,15 +63,17 @@ fn main() -> ExitCode {
 
 /// `None` asks for the help text.
 fn options(mut arguments: lexopt::Parser) -> Result<Option<Options>, lexopt::Error> {
-    let mut options = Options::default();
+    let (mut options, mut rounds) = (Options::default(), None);
     while let Some(argument) = arguments.next()? {
         match argument {
             Short('h') | Long("help") => return Ok(None),
-            Long("rounds") => options.rounds = arguments.value()?.parse()?,
+            Long("rounds") => rounds = Some(arguments.value()?.parse()?),
             Long("seed") => options.seed = arguments.value()?.parse()?,
             Long("json") => options.json = true,
+            Long("config") => options.config = true,
             other => return Err(other.unexpected()),
         }
     }
+    options.rounds = rounds.unwrap_or(if options.config { CONFIG_ROUNDS } else { options.rounds });
     Ok(Some(options))
 }

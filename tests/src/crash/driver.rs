@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use super::agent::Agent;
 use super::callers::{Caller, Flow, KINDS, Kind};
 use super::content::Rng;
-use super::faults::{Hits, Plan, Victim, names};
+use super::faults::{Hits, Plan, Victim, is_of_the_gateway, names};
 use super::log::Log;
 use super::observe::Observer;
 use super::oracle::{Finding, Kind as Broken, Outcome, Who, judge};
@@ -36,9 +36,11 @@ const FAILPOINT_TIME: Duration = Duration::from_millis(700);
 
 /// From here on every failpoint must have been hit.
 const LONG: u64 = 1000;
+/// The same for the fewer failpoints of configurations.
+pub(super) const LONG_CONFIG: u64 = 250;
 
 /// The build with failpoints.
-const FAILPOINTS: &str = "winston-sidecar-failpoints";
+pub(super) const FAILPOINTS: &str = "winston-sidecar-failpoints";
 
 /// What a run is.
 #[derive(Debug, Clone)]
@@ -49,18 +51,20 @@ pub struct Options {
     pub seed: u64,
     /// Figures as JSON.
     pub json: bool,
+    /// Changes of the configuration instead of files.
+    pub config: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| u64::from(now.subsec_nanos()));
-        Self { rounds: 50, seed: now, json: false }
+        Self { rounds: 50, seed: now, json: false, config: false }
     }
 }
 
 /// Runs the machine and prints what came of it; whether every promise was kept.
 pub fn run(options: &Options) -> Result<bool> {
-    let names = names(&repository().join("sidecar/src"))?;
+    let names = names(&repository().join("sidecar/src"), |name| !is_of_the_gateway(name))?;
     bin(FAILPOINTS).context("the build of the sidecar with failpoints: see tools/lib.sh")?;
     let mut report = Report { seed: options.seed, hits: Hits::new(&names), ..Report::default() };
     let rng = Rng::new(options.seed);

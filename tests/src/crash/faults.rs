@@ -68,11 +68,11 @@ impl Plan {
     }
 }
 
-/// Failpoints of what this machine does not run, a gateway: `tests/config_crash.rs` and `tests/adoption.rs` die there.
+/// Failpoints of a gateway and its configuration: the machine for configurations dies there, the one for files has no gateway.
 const OF_THE_GATEWAY: [&str; 2] = ["config-", "gateway-"];
 
-/// The names of all failpoints, from the sources: a new one is part of the machine without being listed anywhere.
-pub(super) fn names(sources: &Path) -> Result<Vec<String>> {
+/// The names of all failpoints that are `wanted`, from the sources: a new one is part of a machine without being listed anywhere.
+pub(super) fn names(sources: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<String>> {
     let mut found = BTreeSet::new();
     let mut directories = vec![sources.to_owned()];
     while let Some(directory) = directories.pop() {
@@ -85,7 +85,7 @@ pub(super) fn names(sources: &Path) -> Result<Vec<String>> {
             }
         }
     }
-    found.retain(|name| !OF_THE_GATEWAY.iter().any(|prefix| name.starts_with(prefix)));
+    found.retain(|name| wanted(name));
     ensure!(!found.is_empty(), "{} has no failpoint", sources.display());
     Ok(found.into_iter().collect())
 }
@@ -96,7 +96,12 @@ fn names_in(source: &str) -> Vec<String> {
     rests.filter_map(|rest| Some(rest.trim_start().strip_prefix('"')?.split_once('"')?.0.to_owned())).collect()
 }
 
-/// Places that this machine does not lead to: over the journal's cap and after a write that failed (both in `tests/journal_recovery.rs`),
+/// Whether it is a failpoint of a gateway or its configuration.
+pub(super) fn is_of_the_gateway(name: &str) -> bool {
+    OF_THE_GATEWAY.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// Places that the machine for files does not lead to: over the journal's cap and after a write that failed (both in `tests/journal_recovery.rs`),
 /// and where a push is merged with an edit (`tests/merge.rs`).
 const ELSEWHERE: &[&str] = &["compact-renamed", "compact-sync", "compact-written", "journal-mend", "merge-remembered"];
 
@@ -132,7 +137,7 @@ mod tests {
     fn names_are_found_in_sources() {
         let source = "failpoint::here(\"a\"); x = failpoint::fails(\n  \"b-c\")?; failpoint::here(name);";
         assert_eq!(names_in(source), ["a", "b-c"]);
-        let names = names(&crate::process::repository().join("sidecar/src")).unwrap();
+        let names = names(&crate::process::repository().join("sidecar/src"), |_| true).unwrap();
         assert!(names.iter().any(|name| name == "swapped"), "{names:?}");
     }
 

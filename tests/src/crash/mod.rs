@@ -5,6 +5,7 @@
 
 mod agent;
 mod callers;
+pub mod config;
 pub mod content;
 mod driver;
 mod faults;

@@ -25,27 +25,7 @@ impl Observer {
     /// Waits until both sides say that they have everything and the disk is what control lists. When that does not come, what there is has
     /// to be judged: the text says what was waited for.
     pub(super) fn settle(&self, tenant: &Tenant, sidecar: &Sidecar) -> Option<String> {
-        let quiet = eventually("quiet", || {
-            let status = sidecar.status()?;
-            let seen = tenant.get("/health")?["health"][0].take();
-            let (journal, sync) = (&status["journal"], &status["sync"]);
-            let even = journal["acked_seq"] == journal["head_seq"]
-                && sync["state"] == "connected"
-                && sync["applied_generation"] == seen["generation"]
-                && seen["applied_generation"] == seen["generation"];
-            if !even {
-                bail!("{journal} {sync} {seen}");
-            }
-            let disk: BTreeMap<_, _> =
-                disk(sidecar.data())?.into_iter().map(|(path, bytes)| (path, hash(bytes))).collect();
-            let listed = listed(tenant)?;
-            if disk != listed {
-                let differs = |path: &&String| disk.get(*path) != listed.get(*path);
-                let paths: HashSet<_> = disk.keys().chain(listed.keys()).filter(differs).collect();
-                bail!("disk and control differ in {paths:?}");
-            }
-            Ok(Some(()))
-        });
+        let quiet = eventually("quiet", || even(tenant, &sidecar.status()?, &disk(sidecar.data())?).map(Some));
         quiet.err().map(|error| format!("{error:#}"))
     }
 
@@ -75,6 +55,12 @@ impl Observer {
             versions,
             conflicts,
         })
+    }
+
+    /// Reads what is new in control's history; all of it.
+    pub(super) fn history(&mut self, tenant: &Tenant) -> Result<&[Record]> {
+        self.read_history(tenant)?;
+        Ok(&self.history)
     }
 
     fn read_history(&mut self, tenant: &Tenant) -> Result<()> {
@@ -109,8 +95,30 @@ impl Observer {
     }
 }
 
+/// Whether both sides say that they have everything, with this status of the sidecar, and the disk is what control lists. The error names what
+/// differs.
+pub(super) fn even(tenant: &Tenant, status: &Value, disk: &BTreeMap<String, Vec<u8>>) -> Result<()> {
+    let seen = tenant.get("/health")?["health"][0].take();
+    let (journal, sync) = (&status["journal"], &status["sync"]);
+    let even = journal["acked_seq"] == journal["head_seq"]
+        && sync["state"] == "connected"
+        && sync["applied_generation"] == seen["generation"]
+        && seen["applied_generation"] == seen["generation"];
+    if !even {
+        bail!("{journal} {sync} {seen}");
+    }
+    let disk: BTreeMap<_, _> = disk.iter().map(|(path, bytes)| (path.clone(), hash(bytes))).collect();
+    let listed = listed(tenant)?;
+    if disk != listed {
+        let differs = |path: &&String| disk.get(*path) != listed.get(*path);
+        let paths: HashSet<_> = disk.keys().chain(listed.keys()).filter(differs).collect();
+        bail!("disk and control differ in {paths:?}");
+    }
+    Ok(())
+}
+
 /// Control's list of files.
-fn listed(tenant: &Tenant) -> Result<BTreeMap<String, String>> {
+pub(super) fn listed(tenant: &Tenant) -> Result<BTreeMap<String, String>> {
     let mut found = BTreeMap::new();
     let mut after = String::new();
     loop {
@@ -128,7 +136,7 @@ fn listed(tenant: &Tenant) -> Result<BTreeMap<String, String>> {
 }
 
 /// Every file below the data directory, but for `.winston`.
-fn disk(data: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
+pub(super) fn disk(data: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
     let mut found = BTreeMap::new();
     let mut directories = vec![data.to_owned()];
     while let Some(directory) = directories.pop() {
@@ -151,7 +159,7 @@ fn disk(data: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
 
 /// What waits in `.winston/staging`, and temporary names of contents and segments. The fixed names beside `index`, `acked` and `applied` are
 /// not counted: a kill can leave each of them once, and the next writing of that file takes it over.
-fn left(data: &Path) -> Result<Vec<String>> {
+pub(super) fn left(data: &Path) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for name in ["staging", "changes", "objects"] {
         let Ok(entries) = std::fs::read_dir(data.join(".winston").join(name)) else { continue };

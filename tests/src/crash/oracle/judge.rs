@@ -1,10 +1,10 @@
 //! The promises, one method for each kind of evidence.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
+use super::chain::{agree, chain};
 use super::{Effect, Finding, Kind, Op, Outcome, Record, Seen, Who};
 use crate::crash::content::{Tail, parse};
-use crate::tenant::hash;
 
 /// A path of a record, and what the record says about it.
 type Said<'a> = (&'a str, Option<&'a [u8]>);
@@ -44,40 +44,11 @@ impl<'a> Judge<'a> {
     /// Every record belongs to an operation, and the records of a path are a chain.
     pub(super) fn records(&mut self) {
         let seen = self.seen;
-        let mut newest: HashMap<&str, Option<&str>> = HashMap::new();
+        self.findings.extend(chain(&seen.history));
         let mut agent_deletes: HashMap<&str, usize> = HashMap::new();
-        for (index, record) in seen.history.iter().enumerate() {
-            let Record { seq, path, .. } = record;
-            if *seq != index as u64 + 1 {
-                self.find(Kind::Lost, format!("record {} of the history has number {seq}", index + 1));
-            }
-            if record.hash.is_some() && record.content.is_none() {
-                self.find(Kind::Lost, format!("{path}: control has no content of record {seq}"));
-            }
-            if record
-                .hash
-                .as_ref()
-                .is_some_and(|wanted| record.content.as_ref().is_some_and(|bytes| hash(bytes) != *wanted))
-            {
-                self.find(Kind::Torn, format!("{path}: the content of record {seq} has another hash"));
-            }
+        for record in &seen.history {
             let from = record.previous_path.as_deref();
-            let before = newest.get(path.as_str()).copied().flatten();
-            if before != record.previous_hash.as_deref() {
-                let said = &record.previous_hash;
-                self.find(
-                    Kind::Differs,
-                    format!("{path}: record {seq} follows {said:?}, the one before it is {before:?}"),
-                );
-            }
-            if let Some(from) = from {
-                let moved = newest.insert(from, None).flatten();
-                if moved != record.hash.as_deref() {
-                    let said = &record.hash;
-                    self.find(Kind::Differs, format!("{path}: record {seq} moves {said:?}, at {from} was {moved:?}"));
-                }
-            }
-            newest.insert(path, record.hash.as_deref());
+            let path = &record.path;
             let content = record.hash.is_some().then(|| record.content.as_deref().unwrap_or_default());
             let said: Vec<Said<'_>> =
                 from.map(|from| (from, None)).into_iter().chain([(path.as_str(), content)]).collect();
@@ -265,36 +236,13 @@ impl<'a> Judge<'a> {
     /// Disk, history and control's list are the same, every file is whole, and nothing is left over.
     pub(super) fn now(&mut self) {
         let seen = self.seen;
-        for name in &seen.left {
-            self.find(Kind::Leftover, name.clone());
-        }
+        self.findings.extend(agree(seen));
         let known: HashSet<&str> =
             self.ops.iter().flat_map(|op| &op.effects).map(|effect| effect.path.as_str()).collect();
-        let mut newest: BTreeMap<&str, &str> = BTreeMap::new();
-        for record in &seen.history {
-            if let Some(from) = &record.previous_path {
-                newest.remove(from.as_str());
-            }
-            match &record.hash {
-                Some(hash) => newest.insert(&record.path, hash),
-                None => newest.remove(record.path.as_str()),
-            };
-        }
-        let disk: BTreeMap<&str, String> = seen.disk.iter().map(|(path, bytes)| (path.as_str(), hash(bytes))).collect();
-        let paths: HashSet<&str> =
-            newest.keys().chain(disk.keys()).copied().chain(seen.listed.keys().map(String::as_str)).collect();
-        for path in paths {
-            let (disk, newest, listed) =
-                (disk.get(path).map(String::as_str), newest.get(path).copied(), seen.listed.get(path));
-            if disk != newest || disk != listed.map(String::as_str) {
-                self.find(
-                    Kind::Differs,
-                    format!("{path}: {disk:?} on disk, {newest:?} in the history, {listed:?} in control's list"),
-                );
-            }
-            if !known.contains(path) {
-                self.find(Kind::Leftover, format!("{path}: nobody made this file"));
-            }
+        let recorded = seen.history.iter().filter(|record| record.hash.is_some()).map(|record| &record.path);
+        let paths: HashSet<&String> = recorded.chain(seen.disk.keys()).chain(seen.listed.keys()).collect();
+        for path in paths.into_iter().filter(|path| !known.contains(path.as_str())) {
+            self.find(Kind::Leftover, format!("{path}: nobody made this file"));
         }
         for (path, bytes) in &seen.disk {
             let parsed = parse(bytes);

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use judge::Judge;
 
+pub(super) mod chain;
 mod judge;
 
 #[cfg(test)]
@@ -152,6 +153,10 @@ pub enum Kind {
     Leftover,
     /// Disk, history and control's list are not the same.
     Differs,
+    /// A verdict about a configuration that is not what happened.
+    Verdict,
+    /// Something that does not come to an end.
+    Stuck,
 }
 
 /// A broken promise.
