@@ -106,7 +106,7 @@ fn levels_times_groups_and_secrets() -> Result<()> {
         r#"echo '2026-01-02T03:04:05.006Z [gateway] listening'
 echo '{{"time":"2026-01-02T03:04:05.006Z","level":"warn","subsystem":"gateway/ws","message":"slow client"}}'
 read _ <&3
-printf 'Error: boom\n    at run (index.js:1:1)\n    at main (index.js:2:2)\n' >&2
+printf 'Error: boom\n    at run (index.js:1:1)\n    at main (index.js:2:2)\n' | cat >&2
 read _ <&3
 echo "key {FAKE_KEY} and $OPENAI_API_KEY"
 printf '%s' 'token=FAKE0FAKE'; read _ <&3; echo '1FAKE2 end'
