@@ -92,10 +92,15 @@ impl Household {
     }
 }
 
-/// Puts a program in another one's place, whole.
+/// Puts a program in another one's place, whole. What is there is the program itself under another name: replace it, never write into it.
+///
+/// A copy would be open for writing for a while, and a process that another thread starts meanwhile would hold it open, so that it could not be run.
 pub fn install(program: &Path, place: &Path) -> Result<()> {
     let staged = place.with_extension("new");
-    std::fs::copy(program, &staged)?;
+    let _ = std::fs::remove_file(&staged);
+    if std::fs::hard_link(program, &staged).is_err() {
+        std::fs::copy(program, &staged)?;
+    }
     Ok(std::fs::rename(staged, place)?)
 }
 

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use winston_tests::gateway::pid;
-use winston_tests::household::{Home, Household, Orders, install};
+use winston_tests::household::{Home, Household, Orders, install, install_script};
 use winston_tests::process::{Mode, Process, bin, namespaces, skip};
 use winston_tests::sidecar::Setup;
 use winston_tests::wait::eventually;
@@ -230,8 +230,7 @@ fn a_start_that_nobody_noted_is_no_second_gateway() -> Result<()> {
         "#!/bin/sh\nif mkdir \"$WINSTON_DATA_DIR/../once\" 2>&-; then export WINSTON_FAILPOINTS=gateway-spawned=kill; fi\nexec {} # winston-sidecar\n",
         failing.display()
     );
-    std::fs::write(household.sidecar(), script)?;
-    std::fs::set_permissions(household.sidecar(), PermissionsExt::from_mode(0o755))?;
+    install_script(&script, household.sidecar())?;
     let home = household.start()?;
     let gateway = pid(&home.ready()?)?;
     // A second one beside the first would have found the port taken, and ended, and been started again.
