@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::gateway::{Gateway, is_up};
 use crate::http::{Client, free_address};
-use crate::process::{Entrypoint, Mode, PATIENCE, Process, Running, TEST_TOKEN, bin, children};
+use crate::process::{Entrypoint, Mode, PATIENCE, Process, Running, TEST_TOKEN, bin, children, write_program};
 use crate::wait::eventually;
 
 /// How it is started.
@@ -107,8 +107,7 @@ pub fn install(program: &Path, place: &Path) -> Result<()> {
 /// Puts a script in a program's place, whole.
 pub fn install_script(script: &str, place: &Path) -> Result<()> {
     let staged = place.with_extension("new");
-    std::fs::write(&staged, script)?;
-    std::fs::set_permissions(&staged, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    write_program(&staged, script)?;
     Ok(std::fs::rename(staged, place)?)
 }
 

@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -120,6 +120,22 @@ pub enum Mode {
     Subreaper,
 }
 
+/// Writes a program that can be run at once.
+///
+/// It is written by a process of its own: had this one it open, a process that another thread starts meanwhile would hold it open for a moment too,
+/// and what is open for writing cannot be run ("text file busy").
+pub fn write_program(path: &Path, text: &str) -> Result<()> {
+    let mut writer = Command::new("/bin/sh")
+        .args(["-c", "cat >\"$0\" && chmod 755 \"$0\""])
+        .arg(path)
+        .stdin(Stdio::piped())
+        .spawn()?;
+    writer.stdin.take().context("no pipe")?.write_all(text.as_bytes())?;
+    let status = writer.wait()?;
+    ensure!(status.success(), "{}: {status}", path.display());
+    Ok(())
+}
+
 /// An entrypoint to be started, with a data directory and a stand-in sidecar of its own.
 pub struct Entrypoint {
     mode: Mode,
@@ -138,8 +154,7 @@ impl Entrypoint {
         // Other users must be able to enter: some tests run as one.
         std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755))?;
         let script = dir.path().join("sidecar.sh");
-        std::fs::write(&script, format!("#!/bin/sh\n{sidecar}\n"))?;
-        std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755))?;
+        write_program(&script, &format!("#!/bin/sh\n{sidecar}\n"))?;
         // The tenant's directory for temporary files goes with the test.
         let temporary = dir.path().join("tmp");
         std::fs::create_dir(&temporary)?;

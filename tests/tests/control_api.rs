@@ -1,10 +1,10 @@
 //! The control API for people: who gets in, what they see, errors, provisioning.
 
-use std::path::Path;
 
 use hyper::Method;
 use serde_json::{Value, json};
 use winston_tests::control::{Control, text, until};
+use winston_tests::process::write_program;
 
 #[tokio::test]
 async fn keys_and_tokens_open_only_their_own_routes() {
@@ -203,12 +203,6 @@ async fn every_error_has_the_one_shape() {
 const LIVING: &str = "#!/bin/sh\nenv > \"$WINSTON_DATA_DIR/env\"\ntrap 'exit 0' TERM\nwhile :; do sleep 0.1; done\n";
 /// A stand-in that cannot start.
 const FAILING: &str = "#!/bin/sh\necho internal-detail >&2\nexit 3\n";
-
-fn write_program(path: &Path, script: &str) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
-    std::fs::write(path, script)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))
-}
 
 #[tokio::test]
 async fn two_provisions_at_once_make_one_instance() {

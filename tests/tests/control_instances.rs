@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use winston_tests::control::{Client, Control, signal, text, until};
+use winston_tests::process::write_program;
 
 /// A stand-in for the entrypoint: leaves its environment, and lives until SIGTERM and a file `go` beside the program.
 const LIVING: &str = "#!/bin/sh
@@ -19,11 +20,9 @@ while :; do sleep 0.1; done
 
 /// A control whose tenants are stand-ins; the directory has their program.
 async fn start() -> (Control, TempDir) {
-    use std::os::unix::fs::PermissionsExt as _;
     let scratch = tempfile::tempdir().unwrap();
     let program = scratch.path().join("entrypoint.sh");
-    std::fs::write(&program, LIVING).unwrap();
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&program, LIVING).unwrap();
     let control = Control::start(&[("WINSTON_LOCAL_ENTRYPOINT", program.to_str().unwrap())]).await;
     (control, scratch)
 }

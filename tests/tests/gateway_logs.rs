@@ -27,8 +27,10 @@ impl Rig {
         let rig = Self { setup };
         nix::unistd::mkfifo(&rig.ctl(), nix::sys::stat::Mode::from_bits_truncate(0o666))?;
         let program = rig.setup.outside().join("openclaw");
-        std::fs::write(&program, format!("#!/bin/bash\nexec 3<>{}\n{script}\n", rig.ctl().display()))?;
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755))?;
+        winston_tests::process::write_program(
+            &program,
+            &format!("#!/bin/bash\nexec 3<>{}\n{script}\n", rig.ctl().display()),
+        )?;
         let state = rig.setup.data().join(".openclaw");
         std::fs::create_dir(&state)?;
         std::fs::write(state.join("openclaw.json"), "{}")?;

