@@ -1,6 +1,5 @@
 //! The control API for people: who gets in, what they see, errors, provisioning.
 
-
 use hyper::Method;
 use serde_json::{Value, json};
 use winston_tests::control::{Control, text, until};
