@@ -22,7 +22,7 @@ pub(crate) struct GatewayConfig {
     pub(crate) port: u16,
     /// Whom to run it as, with `no_new_privs`; `None`: as ourselves.
     pub(crate) identity: Option<Identity>,
-    /// What it inherits, as [`inherited_environment`] returns it.
+    /// What it inherits, as [`super::inherited_environment`] returns it.
     pub(crate) environment: Vec<(String, String)>,
     /// `OPENCLAW_GATEWAY_TOKEN`; without it a stop cannot ask for a drain.
     pub(crate) rpc_secret: Option<Secret>,
