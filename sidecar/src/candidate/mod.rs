@@ -143,6 +143,8 @@ enum Request {
     Bootstrap,
     /// Remember a verdict that was reached without a trial.
     Note(ConfigVerdict),
+    /// Nothing: the answer says that everything before it is done.
+    Nothing,
 }
 
 struct Command {
@@ -207,6 +209,14 @@ impl Configs {
     pub(crate) async fn note(&self, verdict: ConfigVerdict) {
         if let Err(error) = self.ask(Request::Note(verdict)).await {
             tracing::warn!(%error, "a verdict is not remembered");
+        }
+    }
+
+    /// Waits until what an earlier process began is finished, and every request before this one: only then does [`Configs::verdict_of`] know all.
+    pub(crate) async fn caught_up(&self) -> Result<(), SubmitError> {
+        match self.ask(Request::Nothing).await {
+            Err(error @ (SubmitError::Busy | SubmitError::ShuttingDown)) => Err(error),
+            _ => Ok(()),
         }
     }
 

@@ -134,6 +134,7 @@ impl Owner {
             Request::Submit(submission) => self.transact(submission).await,
             Request::Rollback { to, author } => self.rollback(to, author).await,
             Request::Bootstrap => self.bootstrap().await,
+            Request::Nothing => Err(SubmitError::NoSet),
             Request::Note(verdict) => {
                 self.publish(verdict.clone()).await;
                 Ok(verdict)

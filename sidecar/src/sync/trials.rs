@@ -55,6 +55,12 @@ impl Round<'_> {
     pub(super) async fn try_out(&self, set: TrialSet, applied: &mut Applied) -> Result<(), ApplyError> {
         let Some(configs) = self.configs else { return Ok(()) };
         let TrialSet { config, others } = set;
+        // This push may be the one that a crash interrupted.
+        match configs.caught_up().await {
+            Err(SubmitError::ShuttingDown) => return Err(ApplyError::ShuttingDown),
+            Err(_) => return Err(ApplyError::Edit { path: config.path, error: EditError::Busy }),
+            Ok(()) => {}
+        }
         // A round that was interrupted starts over.
         if let Some(verdict) = configs.verdict_of(config.generation, config.hash) {
             tracing::debug!(
