@@ -40,6 +40,8 @@ impl Owner {
     }
 
     pub(super) async fn exited(&mut self, pid: u32, exit: Exit) {
+        // Why is told when its last words have been read.
+        tracing::info!(pid, ?exit, "gateway process ended");
         self.drain = None;
         let was_ready = self.known.take().is_some_and(|known| known.ready.is_some());
         let mut findings = match exit {

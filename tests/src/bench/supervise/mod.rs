@@ -96,7 +96,7 @@ fn gateway_deaths(report: &mut Report, times: usize) -> Result<Duration> {
         std::thread::sleep(LIFE);
         let killed = Timestamp::now();
         let (time, next) = starts.kill(gateway)?;
-        let said = home.sidecar_said("gateway ended", |line| line["pid"] == gateway.as_raw())?;
+        let said = home.sidecar_said("gateway process ended", |line| line["pid"] == gateway.as_raw())?;
         let noticed: Timestamp = said["timestamp"].as_str().context("timestamp")?.parse()?;
         known.push(Duration::try_from(noticed.duration_since(killed)).unwrap_or_default());
         back.push(time);
