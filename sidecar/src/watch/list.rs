@@ -31,9 +31,6 @@ impl Thread {
         self.watcher = watcher;
         self.status.examined.fetch_add(examined, Ordering::Relaxed);
         if directory.is_root() {
-            if let Some(watcher) = &mut self.watcher {
-                watcher.has_listed_all();
-            }
             self.status.directories.store(directories, Ordering::Relaxed);
         }
         let now = Instant::now();

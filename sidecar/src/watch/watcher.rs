@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use notify::{EventKindMask, RecommendedWatcher, RecursiveMode, Watcher as _};
+use notify::event::{AccessKind, AccessMode, EventKind};
+use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 
 use super::Message;
 use super::status::WatchStatus;
@@ -22,8 +23,6 @@ pub(super) struct Watcher {
     root: PathBuf,
     /// Without those inside others.
     unwatched: BTreeSet<TenantPath>,
-    /// The whole tree has been listed: any directory may have a watch already.
-    listed: bool,
 }
 
 impl Watcher {
@@ -33,11 +32,11 @@ impl Watcher {
         events: SyncSender<Message>,
         overflow: Arc<AtomicBool>,
     ) -> Result<Self, notify::Error> {
-        // Reading and opening change nothing; who reads a file must not cost us anything.
-        let kinds = EventKindMask::CORE | EventKindMask::ACCESS_CLOSE;
-        let config = notify::Config::default().with_follow_symlinks(false).with_event_kinds(kinds);
+        let config = notify::Config::default().with_follow_symlinks(false);
         let handler = move |event: notify::Result<notify::Event>| match event {
             Ok(event) if event.need_rescan() => overflow.store(true, Ordering::Release),
+            // Reading and opening change nothing; our own comparisons make most of these.
+            Ok(event) if is_reading(&event.kind) => {}
             Ok(event) => {
                 if let Err(TrySendError::Full(_)) = events.try_send(Message::Event(event)) {
                     overflow.store(true, Ordering::Release);
@@ -49,18 +48,13 @@ impl Watcher {
             }
         };
         let inner = RecommendedWatcher::new(handler, config)?;
-        Ok(Self { inner, root: root.to_owned(), unwatched: BTreeSet::new(), listed: false })
+        Ok(Self { inner, root: root.to_owned(), unwatched: BTreeSet::new() })
     }
 
     /// Watches a directory, also when it is believed to be watched: it may be another one by now. Fails when there is no watch left for it; then it
     /// is among [`Watcher::take_unwatched`].
     pub(super) fn watch(&mut self, directory: &TenantPath) -> Result<(), notify::Error> {
-        let path = self.root.join(directory.as_str());
-        if self.listed {
-            // A path that notify knows it leaves alone. That there was no watch is no error.
-            let _ = self.inner.unwatch(&path);
-        }
-        match self.inner.watch(&path, RecursiveMode::NonRecursive) {
+        match self.inner.watch(&self.root.join(directory.as_str()), RecursiveMode::NonRecursive) {
             Ok(()) => Ok(()),
             Err(error) if has_vanished(&error) => Ok(()),
             Err(error) => {
@@ -76,11 +70,6 @@ impl Watcher {
                 Err(error)
             }
         }
-    }
-
-    /// The whole tree has been listed.
-    pub(super) fn has_listed_all(&mut self) {
-        self.listed = true;
     }
 
     /// Directories that are not watched, at this moment.
@@ -130,4 +119,8 @@ fn has_vanished(error: &notify::Error) -> bool {
         }
         _ => false,
     }
+}
+
+fn is_reading(kind: &EventKind) -> bool {
+    matches!(kind, EventKind::Access(access) if *access != AccessKind::Close(AccessMode::Write))
 }
