@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::http::{Answer, Client};
 use crate::process::{find_processes, skip};
@@ -100,4 +100,20 @@ pub fn processes_of(state_dir: &std::path::Path) -> Result<Vec<String>> {
             && !process.environment.iter().any(|variable| variable.starts_with("WINSTON_SIDECAR_TOKEN="))
     })?;
     Ok(found.into_iter().map(|process| process.to_string()).collect())
+}
+
+/// A configuration that the real gateway takes, for this port.
+#[must_use]
+pub fn configuration(port: u16) -> Value {
+    json!({
+        "gateway": {
+            "mode": "local",
+            "port": port,
+            "bind": "loopback",
+            "auth": {"mode": "token", "token": "${OPENCLAW_GATEWAY_TOKEN}"},
+        },
+        "agents": {"defaults": {"skipBootstrap": true}},
+        "update": {"checkOnStart": false},
+        "discovery": {"mdns": {"mode": "off"}},
+    })
 }

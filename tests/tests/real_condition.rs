@@ -10,6 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use winston_tests::backend::{Backend, Then};
+use winston_tests::gateway::configuration;
 use winston_tests::gateway::{Gateway, openclaw};
 use winston_tests::http::{Client, free_address};
 use winston_tests::sidecar::{Setup, Sidecar};
@@ -44,20 +45,6 @@ fn telegram(knows_the_bot: bool) -> Result<Backend> {
         let head = format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nConnection: close");
         peer.send(format!("{head}\r\nContent-Length: {length}\r\n\r\n{body}"))?;
         Ok(Then::Close)
-    })
-}
-
-fn configuration(port: u16) -> Value {
-    json!({
-        "gateway": {
-            "mode": "local",
-            "port": port,
-            "bind": "loopback",
-            "auth": {"mode": "token", "token": "${OPENCLAW_GATEWAY_TOKEN}"},
-        },
-        "agents": {"defaults": {"skipBootstrap": true}},
-        "update": {"checkOnStart": false},
-        "discovery": {"mdns": {"mode": "off"}},
     })
 }
 

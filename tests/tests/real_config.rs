@@ -6,26 +6,13 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
+use winston_tests::gateway::configuration;
 use winston_tests::gateway::openclaw;
 use winston_tests::http::free_address;
 use winston_tests::sidecar::Setup;
 use winston_tests::trial::{CONFIG, Host};
 
 const GATEWAY_TOKEN: &str = "test-gateway-token-0123456789abcdef";
-
-fn configuration(port: u16) -> Value {
-    json!({
-        "gateway": {
-            "mode": "local",
-            "port": port,
-            "bind": "loopback",
-            "auth": {"mode": "token", "token": "${OPENCLAW_GATEWAY_TOKEN}"},
-        },
-        "agents": {"defaults": {"skipBootstrap": true}},
-        "update": {"checkOnStart": false},
-        "discovery": {"mdns": {"mode": "off"}},
-    })
-}
 
 fn verdict(host: &Host, content: &str, status: u16) -> Result<Value> {
     let started = Instant::now();

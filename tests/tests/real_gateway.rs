@@ -14,6 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use winston_tests::control::Control;
+use winston_tests::gateway::configuration;
 use winston_tests::gateway::{Gateway, is_up, openclaw, pid, processes_of};
 use winston_tests::household::Household;
 use winston_tests::http::{Client, free_address};
@@ -237,21 +238,6 @@ fn control_stops_everything(hosted: &Hosted) -> Result<()> {
     ensure!(left.is_empty(), "left behind: {left:?}");
     ensure!(!hosted.control.log().contains("was killed"), "{}", hosted.control.log());
     Ok(())
-}
-
-/// A configuration that the gateway takes, for this port.
-fn configuration(port: u16) -> Value {
-    json!({
-        "gateway": {
-            "mode": "local",
-            "port": port,
-            "bind": "loopback",
-            "auth": {"mode": "token", "token": "${OPENCLAW_GATEWAY_TOKEN}"},
-        },
-        "agents": {"defaults": {"skipBootstrap": true}},
-        "update": {"checkOnStart": false},
-        "discovery": {"mdns": {"mode": "off"}},
-    })
 }
 
 /// A configuration with an unknown key: the end of the gateway is explained, files stay reachable, and repairing the file is enough.
