@@ -15,14 +15,8 @@ COPY entrypoint entrypoint
 COPY sidecar sidecar
 COPY control control
 COPY tests tests
-# Static, so that the binaries do not depend on the libc of the stage below. The explicit target keeps the flag away
-# from build scripts and procedural macros, which cannot be static.
-RUN target="$(rustc -vV | sed -n 's/^host: //p')" \
-    && RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --target "$target" \
-        -p winston-entrypoint -p winston-sidecar -p winston-control \
-    && mkdir /out \
-    && cp "target/$target/release/winston-entrypoint" "target/$target/release/winston-sidecar" \
-        "target/$target/release/winston-control" /out/
+COPY tools/build-programs tools/
+RUN tools/build-programs /out
 
 FROM node:${NODE_VERSION}-bookworm-slim
 ARG OPENCLAW_VERSION=2026.9.6

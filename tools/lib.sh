@@ -288,17 +288,28 @@ ensure_peer() {
 
 # ── Building ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-# build <dev|release> — all binaries of the workspace; exports WINSTON_BIN_DIR.
+# All binaries of the workspace for the tests; exports WINSTON_BIN_DIR.
 build() {
-    local profile=$1 target=${CARGO_TARGET_DIR:-$repo/target}
-    if [[ $profile == dev ]]; then
-        # First, because the name belongs to the ordinary build, which comes after.
-        step "Building the sidecar that the crash tests can make fail" \
-            cargo build --manifest-path "$repo/Cargo.toml" --workspace --bins --features winston-sidecar/failpoints --locked
-        cp "$target/debug/winston-sidecar" "$target/debug/winston-sidecar-failpoints"
-    fi
-    step "Building, profile $profile: control, sidecar, entrypoint and their tools" \
-        cargo build --manifest-path "$repo/Cargo.toml" --workspace --bins --locked --profile "$profile"
-    WINSTON_BIN_DIR=$target/${profile/dev/debug}
+    local target=${CARGO_TARGET_DIR:-$repo/target}
+    # First, because the name belongs to the ordinary build, which comes after.
+    step "Building the sidecar that the crash tests can make fail" \
+        cargo build --manifest-path "$repo/Cargo.toml" --workspace --bins --features winston-sidecar/failpoints --locked
+    cp "$target/debug/winston-sidecar" "$target/debug/winston-sidecar-failpoints"
+    step "Building control, sidecar, entrypoint and their tools" \
+        cargo build --manifest-path "$repo/Cargo.toml" --workspace --bins --locked
+    WINSTON_BIN_DIR=$target/debug
     export WINSTON_BIN_DIR
+}
+
+# The programs as they are shipped, and those that show and measure them; exports WINSTON_BIN_DIR.
+build_shipped() {
+    local target=${CARGO_TARGET_DIR:-$repo/target} tool
+    WINSTON_BIN_DIR=$target/shipped
+    export WINSTON_BIN_DIR
+    step "Building control, sidecar and entrypoint as they are shipped" "$repo/tools/build-programs" "$WINSTON_BIN_DIR"
+    step "Building their tools" \
+        cargo build --manifest-path "$repo/Cargo.toml" --package winston-tests --bins --locked --release
+    for tool in bench bench-peer demo stand-in; do
+        install -m 755 "$target/release/winston-$tool" "$WINSTON_BIN_DIR/winston-$tool"
+    done
 }

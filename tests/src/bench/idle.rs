@@ -27,7 +27,7 @@ const PROCESSOR: Goal = Goal::Below(0.1);
 const LOOK: Duration = Duration::from_millis(100);
 const QUIET_LOOKS: usize = 5;
 
-/// Time in which a sidecar has to be quiet before it is watched: threads for blocking work end ten seconds after their last work.
+/// Time in which a sidecar has to be quiet before it is watched: until the connections and timers of its start are gone.
 const BEFORE: Duration = Duration::from_secs(11);
 
 /// Longest wait for everything to be in control.
@@ -35,7 +35,7 @@ const SENDING: Duration = Duration::from_secs(180);
 
 const BESIDE_NOTHING: &str = "beside it: nothing, there is nothing to do. Each context switch is a timer or a thread that wakes the processor for nothing";
 const BESIDE_HEARTBEATS: &str = "beside it: the requests that a proxy before control has seen in the same time (heartbeats and long polls). More wakings than \
-     requests are timers or threads that wake the processor for nothing";
+     requests are timers or threads that wake the processor for nothing: tokio's timer wheel wakes once more up to 4 s before each longer deadline";
 const RESIDENT: &str = "resident memory does not depend on the machine's speed: more means that the index or what a listing holds has grown";
 
 /// Measures one sidecar alone and one with control, both at the same time.
