@@ -18,6 +18,7 @@ mod proc;
 mod reads;
 mod report;
 mod scale;
+mod start;
 mod stats;
 mod supervise;
 mod sync;
@@ -76,6 +77,8 @@ struct Plan {
     sidecar_deaths: usize,
     /// Bytes of output of a gateway.
     flood: u64,
+    /// Starts of the real gateway.
+    gateway_starts: usize,
 }
 
 impl Plan {
@@ -97,6 +100,7 @@ impl Plan {
                 deaths: 5,
                 sidecar_deaths: 15,
                 flood: 500_000_000,
+                gateway_starts: 3,
             }
         } else {
             Self {
@@ -114,6 +118,7 @@ impl Plan {
                 deaths: 20,
                 sidecar_deaths: 60,
                 flood: 2_000_000_000,
+                gateway_starts: 9,
             }
         }
     }
@@ -132,7 +137,8 @@ fn measure(report: &mut Report, plan: Plan) -> Result<()> {
     let setup = Setup::new()?;
     machine::describe(report, &setup)?;
     if report.options().supervise {
-        return supervise::section(report, plan).context("supervision");
+        supervise::section(report, plan).context("supervision")?;
+        return start::section(report, plan).context("the start of the gateway");
     }
     disk::section(report, setup.outside(), plan).context("calibration")?;
 
@@ -150,6 +156,8 @@ fn measure(report: &mut Report, plan: Plan) -> Result<()> {
     let outcome = front::section(report, plan).context("front door");
     failures.extend(outcome.err());
     let outcome = supervise::section(report, plan).context("supervision");
+    failures.extend(outcome.err());
+    let outcome = start::section(report, plan).context("the start of the gateway");
     failures.extend(outcome.err());
     let outcome = scale::section(report, plan).context("large workspace");
     failures.extend(outcome.err());
