@@ -2,13 +2,14 @@
 
 use std::os::fd::OwnedFd;
 
+use rustix::fs::RenameFlags;
 use winston_wire::ContentHash;
 
 use super::commit::{NewVersion, Pending, agent, now_ns};
 use super::examine::{Current, Seen};
 use super::staging::Displaced;
 use super::{Edits, Precondition};
-use crate::fs::{Class, FsError, Stat, TenantPath, rename_back, stat_at};
+use crate::fs::{Class, EntryKind, FsError, Stat, TenantPath, rename, rename_back, stat_at};
 use crate::index::Version;
 
 /// How an attempt ended.
@@ -97,14 +98,19 @@ impl Edits {
         }
     }
 
-    /// Records the staged file as a version of the agent's, unless it is one that is recorded already.
+    /// Records the staged file as a version of the agent's, unless it is one that is recorded already. A directory, which is no version of
+    /// anything, goes back beside its name.
     pub(super) fn staged_is_the_agents(
         &self,
         id: &str,
         path: &TenantPath,
         pending: &mut Pending,
     ) -> Result<(), FsError> {
-        let Displaced::File(opened) = self.staging.displaced(id)? else { return Ok(()) };
+        let opened = match self.staging.displaced(id)? {
+            Displaced::File(opened) => opened,
+            Displaced::Other(EntryKind::Directory) => return self.restore_beside(id, path),
+            Displaced::Other(_) => return Ok(()),
+        };
         let seen = Seen::read(opened, self.max_file_bytes)?;
         let indexed = || self.index.version(path.as_str()).and_then(|version| version.hash);
         let newest = pending.newest(path).unwrap_or_else(indexed);
@@ -117,8 +123,68 @@ impl Edits {
         }
         Ok(())
     }
+
+    /// Puts a staged directory back under a name beside its own, which the agent has given to something else: nothing in it may be lost.
+    pub(super) fn restore_beside(&self, slot: &str, path: &TenantPath) -> Result<(), FsError> {
+        let parent = self.root.parent_created(path)?;
+        let name = name_beside(parent.name, slot);
+        tracing::error!(path = %path, name, "a directory could not go back to its name");
+        rename(self.staging.dir(), slot, &parent.dir, &name, RenameFlags::NOREPLACE)
+    }
+}
+
+/// `name.restored-slot`, cut to what a name may have.
+fn name_beside(name: &str, slot: &str) -> String {
+    const LONGEST: usize = 255;
+    let suffix = format!(".restored-{slot}");
+    format!("{}{suffix}", &name[..name.floor_char_boundary(LONGEST - suffix.len())])
 }
 
 fn slipped_in(seen: Seen, previous: Option<ContentHash>, created: bool) -> NewVersion {
     NewVersion { hash: seen.hash, previous, size: seen.stat.size, created, content: seen.content }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::fs::{Layout, Root, Selection};
+    use crate::journal::Limits;
+
+    fn path(text: &str) -> TenantPath {
+        TenantPath::parse(text).unwrap()
+    }
+
+    fn edits(data: &Path) -> Edits {
+        let layout = Layout { state: path(".openclaw"), workspace: path("workspace"), selection: Selection::default() };
+        let limits = Limits { segment_bytes: 1 << 20, max_bytes: 1 << 30 };
+        Edits::open(Arc::new(Root::open(data, None).unwrap()), layout, 1 << 20, limits).unwrap()
+    }
+
+    /// The agent put a directory in the place of a file while the file was taken out, and another file in its place before it could go back.
+    #[test]
+    fn a_directory_that_was_taken_by_mistake_is_not_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let edits = edits(dir.path());
+        let staged = dir.path().join(".winston/staging/5107");
+        std::fs::create_dir(&staged).unwrap();
+        std::fs::write(staged.join("only-copy.md"), "words").unwrap();
+        std::fs::write(dir.path().join("a.md"), "newer").unwrap();
+        let mut pending = Pending::default();
+        edits.put_back_deleted("5107", &path("a.md"), &mut pending).unwrap();
+        assert!(pending.is_empty());
+        edits.staging.clear("5107");
+        assert_eq!(std::fs::read(dir.path().join("a.md")).unwrap(), b"newer");
+        assert_eq!(std::fs::read(dir.path().join("a.md.restored-5107/only-copy.md")).unwrap(), b"words");
+        assert_eq!(edits.staging.names().unwrap(), [""; 0]);
+    }
+
+    #[test]
+    fn a_name_beside_is_never_too_long() {
+        assert_eq!(name_beside("notes", "5107.0"), "notes.restored-5107.0");
+        let long = name_beside(&"ä".repeat(127), "0123456789abcdef.0");
+        assert!(long.len() <= 255 && long.starts_with('ä') && long.ends_with(".restored-0123456789abcdef.0"), "{long}");
+    }
 }

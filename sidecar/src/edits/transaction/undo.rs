@@ -149,14 +149,9 @@ impl Edits {
             return Ok(());
         }
         let parent = self.root.parent_created(path)?;
-        let back = |name: &str| rename(self.staging.dir(), slot, &parent.dir, name, RenameFlags::NOREPLACE);
-        match back(parent.name) {
-            // The agent has made it anew. Nothing of the old one may be lost, so it gets a name beside it.
-            Err(FsError::Exists) => {
-                let name = format!("{}.restored-{slot}", parent.name);
-                tracing::error!(path = %path, name, "a directory could not go back to its name");
-                Ok(back(&name)?)
-            }
+        match rename(self.staging.dir(), slot, &parent.dir, parent.name, RenameFlags::NOREPLACE) {
+            // The agent has made it anew.
+            Err(FsError::Exists) => Ok(self.restore_beside(slot, path)?),
             done => Ok(done?),
         }
     }
