@@ -133,7 +133,7 @@ pub(crate) const VARIABLES: &[Variable] = &[
     Variable {
         name: "WINSTON_TRUSTED_PROXIES",
         default: "",
-        meaning: "Networks (CIDR, separated by commas) of the proxies whose forwarding headers are believed. Unset: loopback, and on Railway 100.64.0.0/10, where its edge comes from.",
+        meaning: "Networks (CIDR, separated by commas) of the proxies whose forwarding headers are believed. Unset: loopback unless `WINSTON_GATEWAY_UID` is set, and on Railway 100.64.0.0/10, where its edge comes from.",
     },
     Variable {
         name: "WINSTON_PUBLIC_ORIGIN",

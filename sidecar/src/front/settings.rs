@@ -11,9 +11,9 @@ use super::client::Trust;
 use super::network::Networks;
 use crate::config::GatewaySettings;
 
-/// Whose forwarding headers are believed when nothing is set: here, and where Railway's edge comes from.
-const USUAL_PROXIES: &str = "127.0.0.0/8,::1";
-const RAILWAY_PROXIES: &str = "127.0.0.0/8,::1,100.64.0.0/10";
+/// Whose forwarding headers are believed when nothing is set: those of this machine, and of where Railway's edge comes from.
+const LOOPBACK: &str = "127.0.0.0/8,::1";
+const RAILWAY: &str = "100.64.0.0/10";
 
 /// The front door's part of the settings.
 pub(crate) struct FrontSettings {
@@ -53,8 +53,11 @@ impl FrontSettings {
         }
         let on_railway = reader.text("RAILWAY_ENVIRONMENT_ID").is_some();
         let proxies = reader.text("WINSTON_TRUSTED_PROXIES");
-        let usual = if on_railway { RAILWAY_PROXIES } else { USUAL_PROXIES };
-        let proxies = Networks::parse(proxies.as_deref().unwrap_or(usual)).unwrap_or_else(|bad| {
+        // An agent that is another user than we is kept out of much, and loopback is its too: no proxy's word comes from there.
+        let shared = reader.text("WINSTON_GATEWAY_UID").is_none();
+        let usual = [Some(LOOPBACK).filter(|_| shared), Some(RAILWAY).filter(|_| on_railway)];
+        let usual = usual.into_iter().flatten().collect::<Vec<_>>().join(",");
+        let proxies = Networks::parse(proxies.as_deref().unwrap_or(&usual)).unwrap_or_else(|bad| {
             bad.iter().for_each(|bad| reader.mistake(format!("WINSTON_TRUSTED_PROXIES: `{bad}` is not a network")));
             Networks::default()
         });
@@ -131,5 +134,19 @@ mod tests {
         assert!(on.trust.real_ip && on.trust.proxies.contain([100, 64, 0, 2].into()));
         let on = front(&[("WINSTON_FRONT_LISTEN", "127.0.0.1:0")]).unwrap_or_else(|| panic!("no front door"));
         assert!(!on.trust.real_ip && !on.trust.proxies.contain([100, 64, 0, 2].into()));
+    }
+
+    #[test]
+    fn loopback_is_no_proxy_where_the_agent_is_another_user() {
+        let believed = |more: &[(&str, &str)]| {
+            let on = front(&[&[("PORT", "8080")], more].concat()).unwrap_or_else(|| panic!("no front door"));
+            [[127, 0, 0, 1], [100, 64, 0, 2]].map(|address| on.trust.proxies.contain(address.into()))
+        };
+        let (uid, railway) = (("WINSTON_GATEWAY_UID", "1000"), ("RAILWAY_ENVIRONMENT_ID", "e"));
+        assert_eq!(believed(&[]), [true, false]);
+        assert_eq!(believed(&[railway]), [true, true]);
+        assert_eq!(believed(&[uid]), [false, false]);
+        assert_eq!(believed(&[uid, railway]), [false, true]);
+        assert_eq!(believed(&[uid, ("WINSTON_TRUSTED_PROXIES", "127.0.0.1")]), [true, false], "somebody says so");
     }
 }
