@@ -41,7 +41,7 @@ impl Owner {
         let shared = Arc::clone(&self.shared);
         let swapped = self.blocking(move |edits, store| -> Result<Record, SetError> {
             let mut staged = || -> Result<(), EditError> {
-                record.pushed_before = swap::pushed(edits, &old)?;
+                record.pushed_before = swap::pushed(edits, &old, |path, hash| shared.is_mixed(path, hash))?;
                 store.keep(OLD, &old)?;
                 store.keep(NEW, &new)?;
                 store.write(TRANSACTION, &record).map_err(|error| EditError::Fs(error.into()))
@@ -133,7 +133,7 @@ impl Owner {
     pub(super) async fn put_back(&mut self, trial: &mut Trial, state: &State) -> Result<Event, SubmitError> {
         let State::Returning { failure } = state else { return Err(SubmitError::ShuttingDown) };
         if trial.lines.is_empty() {
-            trial.lines = self.last_lines(trial);
+            trial.lines = self.last_lines(trial.first_line, &trial.secrets);
         }
         if !failure.is_refusal() && trial.old.content(&self.config).is_none() {
             return Ok(Event::NothingToReturn);
@@ -190,14 +190,14 @@ impl Owner {
         }
     }
 
-    /// The gateway's own last words since the trial began.
-    pub(super) fn last_lines(&self, trial: &Trial) -> Vec<String> {
+    /// The gateway's own last words after the line `after`, without what a configuration holds that nobody should read.
+    pub(super) fn last_lines(&self, after: u64, secrets: &[String]) -> Vec<String> {
         let mut lines: Vec<_> = self
             .gateway
-            .lines_after(trial.first_line)
+            .lines_after(after)
             .into_iter()
             .filter(|line| line.stream != Stream::Winston && !line.line.trim().is_empty())
-            .map(|line| redact(&line.line, &trial.secrets).chars().take(LONGEST_LINE).collect())
+            .map(|line| redact(&line.line, secrets).chars().take(LONGEST_LINE).collect())
             .collect();
         lines.drain(..lines.len().saturating_sub(MOST_LINES));
         lines

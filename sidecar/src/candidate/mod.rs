@@ -143,13 +143,15 @@ enum Request {
     Bootstrap,
     /// Remember a verdict that was reached without a trial.
     Note(ConfigVerdict),
-    /// Nothing: the answer says that everything before it is done.
-    Nothing,
 }
 
-struct Command {
-    request: Request,
-    answer: oneshot::Sender<Answer>,
+enum Command {
+    Asked {
+        request: Request,
+        answer: oneshot::Sender<Answer>,
+    },
+    /// To be told once everything before it is done.
+    Reached(oneshot::Sender<()>),
 }
 
 /// The configuration, as the rest of the sidecar sees it.
@@ -214,19 +216,22 @@ impl Configs {
 
     /// Waits until what an earlier process began is finished, and every request before this one: only then does [`Configs::verdict_of`] know all.
     pub(crate) async fn caught_up(&self) -> Result<(), SubmitError> {
-        match self.ask(Request::Nothing).await {
-            Err(error @ (SubmitError::Busy | SubmitError::ShuttingDown)) => Err(error),
-            _ => Ok(()),
-        }
+        let (done, reached) = oneshot::channel();
+        self.send(Command::Reached(done))?;
+        reached.await.map_err(|_| SubmitError::ShuttingDown)
     }
 
     async fn ask(&self, request: Request) -> Answer {
         let (answer, answered) = oneshot::channel();
-        self.inbox.try_send(Command { request, answer }).map_err(|error| match error {
+        self.send(Command::Asked { request, answer })?;
+        answered.await.unwrap_or(Err(SubmitError::ShuttingDown))
+    }
+
+    fn send(&self, command: Command) -> Result<(), SubmitError> {
+        self.inbox.try_send(command).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => SubmitError::Busy,
             mpsc::error::TrySendError::Closed(_) => SubmitError::ShuttingDown,
-        })?;
-        answered.await.unwrap_or(Err(SubmitError::ShuttingDown))
+        })
     }
 
     /// The verdict about a push, if there is one.

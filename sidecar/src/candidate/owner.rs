@@ -126,7 +126,13 @@ impl Owner {
     }
 
     async fn handle(&mut self, command: Command) {
-        let Command { request, answer } = command;
+        let (request, answer) = match command {
+            Command::Asked { request, answer } => (request, answer),
+            Command::Reached(done) => {
+                let _ = done.send(());
+                return;
+            }
+        };
         let suspended = self.status().suspension.is_some();
         let done = match request {
             // A trial would restart it, or take its silence for a failure.
@@ -134,7 +140,6 @@ impl Owner {
             Request::Submit(submission) => self.transact(submission).await,
             Request::Rollback { to, author } => self.rollback(to, author).await,
             Request::Bootstrap => self.bootstrap().await,
-            Request::Nothing => Err(SubmitError::NoSet),
             Request::Note(verdict) => {
                 self.publish(verdict.clone()).await;
                 Ok(verdict)

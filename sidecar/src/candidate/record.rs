@@ -21,6 +21,9 @@ pub(super) const NEW: &str = "new";
 /// Most versions that [`Mixed`] remembers.
 const MOST_MIXED: usize = 1000;
 
+/// Versions of one path that are remembered.
+const MOST_OF_A_PATH: usize = 8;
+
 /// How far a transaction is, as far as the disk has to know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "phase", rename_all = "snake_case")]
@@ -139,18 +142,43 @@ impl Verdicts {
 /// Versions that were written as `system` and yet hold somebody else's work: put back, or made out of what was there. A push must not replace
 /// one as if it were control's own.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Mixed(BTreeMap<String, ContentHash>);
+pub(super) struct Mixed(BTreeMap<String, Hashes>);
+
+/// The newest such versions of one path, newest last. More than one: a version that was about to be written and never was leaves the one before
+/// it on disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "OneOrMore")]
+struct Hashes(Vec<ContentHash>);
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMore {
+    One(ContentHash),
+    More(Vec<ContentHash>),
+}
+
+impl From<OneOrMore> for Hashes {
+    fn from(known: OneOrMore) -> Self {
+        match known {
+            OneOrMore::One(hash) => Self(vec![hash]),
+            OneOrMore::More(hashes) => Self(hashes),
+        }
+    }
+}
 
 impl Mixed {
     pub(super) fn note(&mut self, path: &str, hash: ContentHash) {
         if self.0.len() >= MOST_MIXED && !self.0.contains_key(path) {
             self.0.pop_first();
         }
-        self.0.insert(path.to_owned(), hash);
+        let Hashes(known) = self.0.entry(path.to_owned()).or_insert_with(|| Hashes(Vec::new()));
+        known.retain(|known| *known != hash);
+        known.push(hash);
+        known.drain(..known.len().saturating_sub(MOST_OF_A_PATH));
     }
 
     pub(super) fn has(&self, path: &str, hash: ContentHash) -> bool {
-        self.0.get(path) == Some(&hash)
+        self.0.get(path).is_some_and(|Hashes(known)| known.contains(&hash))
     }
 }
 
@@ -257,6 +285,21 @@ mod tests {
         }
         assert_eq!(mixed.0.len(), MOST_MIXED);
         assert!(mixed.has("01999", hash_of_number(1999)) && !mixed.has("01999", hash_of_number(1)));
+    }
+
+    #[test]
+    fn versions_that_were_never_written_do_not_push_out_the_one_on_disk() {
+        let mut mixed = Mixed::default();
+        for number in 0..2 * MOST_OF_A_PATH {
+            mixed.note("a", hash_of_number(number % MOST_OF_A_PATH));
+        }
+        assert!((0..MOST_OF_A_PATH).all(|number| mixed.has("a", hash_of_number(number))));
+        mixed.note("a", hash_of_number(MOST_OF_A_PATH));
+        assert!(!mixed.has("a", hash_of_number(0)) && mixed.has("a", hash_of_number(1)));
+        let again: Mixed = serde_json::from_str(&serde_json::to_string(&mixed).unwrap()).unwrap();
+        assert_eq!(again, mixed);
+        let older = format!("{{\"a\":\"{}\"}}", hash_of_number(3));
+        assert!(serde_json::from_str::<Mixed>(&older).unwrap().has("a", hash_of_number(3)));
     }
 
     fn hash_of_number(number: usize) -> ContentHash {

@@ -104,13 +104,20 @@ pub(super) fn would_mix(
     Ok(plan(edits, config, old, new)?.iter().filter_map(|planned| planned.mixed(old, pushed)).collect())
 }
 
-/// The files of a set that are on disk as control pushed them, by path: another push may replace them, also after they were put back.
-pub(super) fn pushed(edits: &Edits, set: &FileSet) -> Result<Vec<String>, EditError> {
+/// The files of a set that are on disk as control pushed them, by path: another push may replace them, also after they were put back. Of those
+/// that `system` wrote, `is_mixed` says which hold somebody else's work.
+pub(super) fn pushed(
+    edits: &Edits,
+    set: &FileSet,
+    is_mixed: impl Fn(&str, ContentHash) -> bool,
+) -> Result<Vec<String>, EditError> {
     let mut pushed = Vec::new();
     for file in &set.files {
         let Some(expected) = file.hash() else { continue };
         match edits.look(&file.path)? {
-            Look::File { hash, source: Some(Source::System) } if hash == expected => {
+            Look::File { hash, source: Some(Source::System) }
+                if hash == expected && !is_mixed(file.path.as_str(), hash) =>
+            {
                 pushed.push(file.path.as_str().to_owned());
             }
             _ => {}

@@ -13,12 +13,12 @@ use super::guard::{Order, Proof, Scene};
 use super::outcome::verdict;
 use super::owner::Owner;
 use super::report::{Repair, Standing};
+use super::secrets::secrets_in;
 use super::store::{FileSet, SetFile};
 use super::{Answer, Origin, Submission, SubmitError, owned, swap};
 use crate::edits::{Author, EditError, Look, Precondition, hash_of};
 use crate::failpoint;
 use crate::fs::{FsError, Root, TenantPath};
-use crate::gateway::Stream;
 
 /// Pause after something that could not be done.
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
@@ -29,8 +29,13 @@ const MOST_ORDERS: usize = 4;
 /// Refused configurations of ours that are kept beside the one in use.
 const MOST_REJECTED: usize = 5;
 
-/// Of the gateway's output, lines that tell why it refused one.
-const MOST_LINES: usize = 20;
+/// A last-known-good configuration is in the place of one that was refused.
+struct Restored {
+    /// Where the refused one is.
+    rejected: Option<String>,
+    /// Values in it that nobody should read in a verdict.
+    secrets: Vec<String>,
+}
 
 impl Owner {
     /// Does whatever is to be done; when the next look is due.
@@ -154,10 +159,10 @@ impl Owner {
     async fn restore(&mut self, seq: u64, scene: &Scene) -> Option<()> {
         let (exit, _) = scene.exit?;
         let (config, shared) = (self.config.clone(), std::sync::Arc::clone(&self.shared));
-        let done = self.blocking(move |edits, store| -> Result<(Option<String>, bool), EditError> {
+        let done = self.blocking(move |edits, store| -> Result<Option<Restored>, EditError> {
             let wanted = store.good_set(seq).and_then(|set| set.content(&config).map(<[u8]>::to_vec));
             // Damaged; the next older one.
-            let Some(wanted) = wanted else { return Ok((None, false)) };
+            let Some(wanted) = wanted else { return Ok(None) };
             let there = swap::read(edits, &config)?;
             let over = there.as_deref().map_or(Precondition::Absent, |there| Precondition::Match(hash_of(there)));
             let rejected = match &there {
@@ -168,9 +173,9 @@ impl Owner {
             remember_mixed(store, &shared, &[(config.as_str().to_owned(), hash_of(&wanted))]);
             edits.put(&config, &wanted, &repairer(), over)?;
             failpoint::here("config-repaired");
-            Ok((rejected, true))
+            Ok(Some(Restored { rejected, secrets: there.as_deref().map(secrets_in).unwrap_or_default() }))
         });
-        let (rejected, restored) = match done.await {
+        let restored = match done.await {
             Ok(Ok(done)) => done,
             // It changed since the look.
             Ok(Err(EditError::PreconditionFailed { .. } | EditError::Busy)) => return Some(()),
@@ -182,10 +187,10 @@ impl Owner {
         };
         let now = self.now();
         self.guard.restored(exit, now);
-        if !restored {
+        let Some(Restored { rejected, secrets }) = restored else {
             self.shared.set_good(self.blocking(|_, store| store.good()).await.ok()?);
             return None;
-        }
+        };
         self.set_trouble(None);
         self.gateway.config_ready();
         tracing::warn!(seq, rejected, "the gateway refused openclaw.json; a last-known-good one is in its place");
@@ -195,16 +200,9 @@ impl Owner {
             rejected.map_or_else(|| "there was none".to_owned(), |path| format!("what was there is in {path}"));
         let reason =
             format!("the gateway refused openclaw.json, so last-known-good set {seq} is in its place; {theirs}");
-        let lines = self.last_words();
+        let lines = self.last_lines(0, &secrets);
         self.publish(ConfigVerdict { lines, ..verdict(None, Verdict::RolledBack, reason) }).await;
         Some(())
-    }
-
-    fn last_words(&self) -> Vec<String> {
-        let lines = self.gateway.logs(2 * MOST_LINES).into_iter().filter(|line| line.stream != Stream::Winston);
-        let mut lines: Vec<_> = lines.map(|line| line.line.chars().take(400).collect()).collect();
-        lines.drain(..lines.len().saturating_sub(MOST_LINES));
-        lines
     }
 
     /// Somebody has changed keys that control owns.

@@ -71,7 +71,7 @@ impl Round<'_> {
             return Ok(());
         }
         if config.merge {
-            return self.own(configs, config, applied).await;
+            return self.own(configs, config).await;
         }
         if config.hash.is_none() {
             let reason = "openclaw.json cannot be removed while its gateway runs here";
@@ -85,7 +85,7 @@ impl Round<'_> {
     }
 
     /// Control owns other keys from now on.
-    async fn own(&self, configs: &Configs, config: DesiredFile, applied: &mut Applied) -> Result<(), ApplyError> {
+    async fn own(&self, configs: &Configs, config: DesiredFile) -> Result<(), ApplyError> {
         let Some(path) = self.edits.layout().config_file() else { return Ok(()) };
         let content = match self.wanted(&path, config.hash).await? {
             Ok(content) => content,
@@ -113,11 +113,7 @@ impl Round<'_> {
                 pushed: config.hash,
             };
             match configs.submit(submission).await {
-                Ok(_) => {
-                    // What is on disk is the tenant's file and control's keys: no push by itself.
-                    applied.forget_merges(&config.path);
-                    return Ok(());
-                }
+                Ok(_) => return Ok(()),
                 Err(SubmitError::Edit { error: EditError::PreconditionFailed { .. } | EditError::Busy, .. }) => {}
                 Err(error) => return self.not_submitted(configs, &config, error).await,
             }
