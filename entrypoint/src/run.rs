@@ -21,6 +21,9 @@ use crate::stop::{Act, Phase};
 use crate::vigil::{self, Main, Seen, Vigil};
 use crate::{Failure, launch};
 
+/// The exit code that a shell gives a process that was killed.
+const KILLED: u8 = 128 + 9;
+
 /// Starts the sidecar and returns the exit code of the container. `temporary`: the gateway's directory for temporary files.
 pub(crate) fn run(settings: &Settings, signals: &Signals, temporary: Option<&Path>) -> Result<u8, Failure> {
     if std::process::id() != 1 {
@@ -62,7 +65,7 @@ pub(crate) fn run(settings: &Settings, signals: &Signals, temporary: Option<&Pat
     Ok(match end.code {
         Some(code) => code,
         None if in_order => 0,
-        None => ended_by(Signal::SIGKILL),
+        None => KILLED,
     })
 }
 
@@ -146,7 +149,7 @@ impl Watch<'_> {
             }
             Act::GiveUp => {
                 log::error("the sidecar is stuck in the kernel and cannot be killed", &[]);
-                return Some(End { code: Some(ended_by(Signal::SIGKILL)), manner: self.manner() });
+                return Some(End { code: Some(KILLED), manner: self.manner() });
             }
         }
         None
@@ -298,11 +301,6 @@ fn end_helpers(sidecar: Pid) {
 fn how(status: WaitStatus) -> Option<Ended> {
     let code = status.exit_status().map(|code| Ended::Code(u8::try_from(code).unwrap_or(u8::MAX)));
     code.or_else(|| status.terminating_signal().map(Ended::Signal))
-}
-
-/// The exit code that a shell gives a process ended by a signal.
-fn ended_by(signal: Signal) -> u8 {
-    Ended::Signal(signal as i32).exit_code()
 }
 
 fn refuse() {

@@ -88,7 +88,6 @@ impl GatewayHandle {
     }
 
     /// The last `limit` lines of the gateway's output that are in memory, oldest first. Never blocks.
-    #[allow(dead_code, reason = "for the verdicts and the old `logs tail`; the endpoint asks by level")]
     pub(crate) fn logs(&self, limit: usize) -> Vec<LogLine> {
         self.shared.logs.tail(limit)
     }

@@ -70,7 +70,6 @@ impl Ledger {
     }
 
     /// The change with this number, if it is among the recent ones.
-    #[allow(dead_code, reason = "for comparing with control and for following changes")]
     pub(super) fn change_at(&self, seq: u64) -> Option<Change> {
         let state = self.lock();
         let at = state.recent.binary_search_by_key(&seq, |change| change.seq).ok()?;
