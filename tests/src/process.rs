@@ -111,10 +111,14 @@ pub fn namespaces() -> Result<&'static [&'static str], &'static str> {
     }
 }
 
+/// What PID 1 of a container may at most do, as an argument of setpriv(1): what Docker and containerd leave root when nobody says otherwise.
+pub const CONTAINER_CAPABILITIES: &str = "--bounding-set=-all,+chown,+dac_override,+fowner,+fsetid,+kill,+setgid,+setuid,+setpcap,\
+    +net_bind_service,+net_raw,+sys_chroot,+mknod,+audit_write,+setfcap";
+
 /// How the entrypoint is started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// As PID 1 of its own PID and mount namespaces, as in a container.
+    /// As PID 1 of its own PID and mount namespaces and with no more capabilities than in a container.
     Pid1,
     /// As an ordinary process, as the `local` provider does.
     Subreaper,
@@ -145,6 +149,8 @@ pub struct Entrypoint {
     ignored: Option<String>,
     environment: Vec<(String, String)>,
     user: Option<u32>,
+    /// Of [`Mode::Pid1`]: an argument of setpriv(1).
+    capabilities: Option<&'static str>,
 }
 
 impl Entrypoint {
@@ -167,6 +173,7 @@ impl Entrypoint {
             ignored: None,
             environment: Vec::new(),
             user: None,
+            capabilities: Some(CONTAINER_CAPABILITIES),
             dir,
         };
         Ok(made
@@ -190,6 +197,13 @@ impl Entrypoint {
     #[must_use]
     pub fn prelude(mut self, commands: &str) -> Self {
         self.prelude = commands.to_owned();
+        self
+    }
+
+    /// Takes no capability away from [`Mode::Pid1`]: a privileged container.
+    #[must_use]
+    pub fn privileged(mut self) -> Self {
+        self.capabilities = None;
         self
     }
 
@@ -236,9 +250,12 @@ impl Entrypoint {
                 let arguments = namespaces().map_err(|reason| anyhow!("{reason}"))?;
                 let mut command = Command::new("unshare");
                 let ignore = self.ignored.as_ref().map(|signals| format!("trap '' {signals}")).unwrap_or_default();
-                let script = format!("set -e; {}\n{ignore}\nexec \"$0\"", self.prelude);
+                let script = format!("set -e; {}\n{ignore}\nexec \"$@\" \"$0\"", self.prelude);
                 command.args(arguments).args(["sh", "-c", &script]);
                 command.arg(&self.program);
+                if let Some(capabilities) = self.capabilities {
+                    command.args(["setpriv", capabilities]);
+                }
                 command
             }
         };

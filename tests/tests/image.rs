@@ -1,7 +1,7 @@
 //! The Dockerfile, without Docker: what it says is true, and what it builds runs.
 //!
 //! The last test lays the image's file system out beneath a directory, over the host's libraries, and runs the
-//! entrypoint there as PID 1 with namespaces of its own for processes, mounts and the network.
+//! entrypoint there as PID 1 with namespaces of its own for processes, mounts and the network, and with the capabilities of a container.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -17,7 +17,9 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use winston_tests::process::{Mode, PATIENCE, Running, TEST_TOKEN, bin, is_root, repository, skip, variables};
+use winston_tests::process::{
+    CONTAINER_CAPABILITIES, Mode, PATIENCE, Running, TEST_TOKEN, bin, is_root, repository, skip, variables,
+};
 use winston_wire::SIDECAR_PORT;
 
 /// One instruction of a Dockerfile: its name, and the rest with continued lines joined.
@@ -219,8 +221,9 @@ echo 9 > sys/class/net/lo/flags # up, loopback: there may be no `ip`
 mount --rbind /dev dev
 mount -t tmpfs tmpfs tmp
 mount -t tmpfs -o mode=0755 tmpfs data # the volume, root-owned as platforms mount it
-unset ROOT BINARIES
-exec chroot . "$@"
+capabilities=$CAPABILITIES
+unset ROOT BINARIES CAPABILITIES
+exec setpriv "$capabilities" chroot . "$@"
 "#;
 
 #[test]
@@ -247,6 +250,7 @@ fn the_image_runs_as_pid_1() -> Result<()> {
         .envs(&image_environment)
         .env("ROOT", dir.path())
         .env("BINARIES", lines.join("\n"))
+        .env("CAPABILITIES", CONTAINER_CAPABILITIES)
         .env("WINSTON_TENANT_ID", "image-test")
         .env("WINSTON_SIDECAR_TOKEN", TEST_TOKEN)
         .env("WINSTON_SOUL_MD", "# Soul of the image test\n")

@@ -16,10 +16,10 @@ mod secrets;
 mod stage;
 
 use anyhow::{Context as _, Result, ensure};
-use winston_tests::process::{Mode, is_root, namespaces, skip};
+use winston_tests::process::{is_root, namespaces, skip};
 
 use attempts::{Class, Note};
-use stage::Stage;
+use stage::{Container, Place, Stage};
 
 /// User of the agent; nobody else's on any machine.
 const AGENT: u32 = 64_001;
@@ -41,10 +41,22 @@ fn the_agent_of_a_container_gets_nowhere() -> Result<()> {
     if !possible("the_agent_of_a_container_gets_nowhere") {
         return Ok(());
     }
-    let stage = Stage::set(Mode::Pid1, Some(AGENT), None)?;
+    gets_nowhere("in a container", Container::Usual)
+}
+
+#[test]
+fn the_agent_of_a_privileged_container_gets_nowhere() -> Result<()> {
+    if !possible("the_agent_of_a_privileged_container_gets_nowhere") {
+        return Ok(());
+    }
+    gets_nowhere("in a privileged container", Container::Privileged)
+}
+
+fn gets_nowhere(where_: &str, container: Container) -> Result<()> {
+    let stage = Stage::set(Place::In(container), Some(AGENT))?;
     let before = stage.protected()?;
     let notes = stage.play(Class::ALL, false)?;
-    tell("in a container", &notes);
+    tell(where_, &notes);
     let through: Vec<_> = notes.iter().filter(|note| note.got_through).collect();
     ensure!(through.is_empty(), "got through: {through:#?}");
     ensure!(notes.len() >= 20, "{} attempts", notes.len());
@@ -56,7 +68,7 @@ fn the_attempts_get_through_where_nothing_protects() -> Result<()> {
     if !possible("the_attempts_get_through_where_nothing_protects") {
         return Ok(());
     }
-    let notes = Stage::set(Mode::Pid1, None, None)?.play(Class::ALL, true)?;
+    let notes = Stage::set(Place::In(Container::Privileged), None)?.play(Class::ALL, true)?;
     tell("as root without WINSTON_GATEWAY_UID", &notes);
     let refused: Vec<_> = notes.iter().filter(|note| !note.got_through && note.root_can).collect();
     ensure!(refused.is_empty(), "these attempts prove nothing: {refused:#?}");
@@ -68,7 +80,7 @@ fn an_agent_of_the_same_user_reads_no_memory_and_no_token() -> Result<()> {
     if !possible("an_agent_of_the_same_user_reads_no_memory_and_no_token") {
         return Ok(());
     }
-    let stage = Stage::set(Mode::Subreaper, None, Some(AGENT))?;
+    let stage = Stage::set(Place::AsUser(AGENT), None)?;
     let notes = stage.play(&[Class::Memory, Class::Token], false)?;
     tell("as the same user", &notes);
     let through: Vec<_> = notes.iter().filter(|note| note.got_through).collect();

@@ -23,14 +23,34 @@ pub(crate) struct Stage {
     set_user_id: PathBuf,
 }
 
+/// Where the tenant runs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Place {
+    In(Container),
+    /// As this user, in no container.
+    AsUser(u32),
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Container {
+    /// With the capabilities that containers usually have.
+    Usual,
+    /// With all of them.
+    Privileged,
+}
+
 /// What only we may change: inode, owner and mode of each path, and the contents that stay the same.
 pub(crate) type Protected = BTreeMap<PathBuf, (u64, u32, u32)>;
 
 impl Stage {
-    /// `agent`: `WINSTON_GATEWAY_UID`; `user`: who runs all of it, root otherwise.
-    pub(crate) fn set(mode: Mode, agent: Option<u32>, user: Option<u32>) -> Result<Self> {
+    /// `agent`: `WINSTON_GATEWAY_UID`.
+    pub(crate) fn set(place: Place, agent: Option<u32>) -> Result<Self> {
         let (api, front, gateway) = (free_address()?, free_address()?, free_address()?);
-        let mut plan = Entrypoint::new(mode, "")?;
+        let mut plan = match place {
+            Place::In(Container::Usual) => Entrypoint::new(Mode::Pid1, "")?,
+            Place::In(Container::Privileged) => Entrypoint::new(Mode::Pid1, "")?.privileged(),
+            Place::AsUser(_) => Entrypoint::new(Mode::Subreaper, "")?,
+        };
         let dir = plan.dir().to_owned();
         let copied = |program: &Path, name: &str, mode: u32| -> Result<PathBuf> {
             let copy = dir.join(name);
@@ -49,7 +69,7 @@ impl Stage {
         std::fs::create_dir_all(data.join(".openclaw"))?;
         std::fs::create_dir_all(data.join(".home"))?;
         std::fs::write(data.join(".openclaw/openclaw.json"), "{}")?;
-        if let Some(user) = user {
+        if let Place::AsUser(user) = place {
             for path in ["", ".openclaw", ".openclaw/openclaw.json", ".home"] {
                 std::os::unix::fs::chown(data.join(path), Some(user), Some(user))?;
             }

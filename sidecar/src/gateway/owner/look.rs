@@ -90,7 +90,8 @@ impl Owner {
     /// Whether it is our process that answers. Of one that was ready before we know; else the whole process table has to be looked at.
     fn answers_itself(&self) -> bool {
         let was_ready = self.known.as_ref().is_some_and(|known| known.ready.is_some());
-        was_ready || !port::held_by_another(self.config.port, &descendants::family(self.realm))
+        let user = self.config.identity.map(|identity| identity.uid);
+        was_ready || !port::held_by_another(self.config.port, &descendants::family(self.realm), user)
     }
 
     /// Since when it is ready, for the next sidecar, and how long that took, for everybody.
