@@ -8,6 +8,7 @@ use std::io;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
+use tokio::task::consume_budget;
 use tokio::time::timeout;
 
 /// Most bytes that one turn takes over.
@@ -38,6 +39,8 @@ pub(super) async fn carry(client: &TcpStream, gateway: &TcpStream) -> io::Result
 
 async fn one_way(from: &TcpStream, to: &TcpStream) -> io::Result<()> {
     loop {
+        // Two ends that never make it wait must not have the whole event loop.
+        consume_budget().await;
         from.readable().await?;
         match turn(from, to) {
             Ok(Turn::End) => {
@@ -79,6 +82,7 @@ fn turn(from: &TcpStream, to: &TcpStream) -> io::Result<Turn> {
 /// Writes everything, at the reader's pace.
 pub(super) async fn write_all(to: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
+        consume_budget().await;
         to.writable().await?;
         match to.try_write(bytes) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
