@@ -7,7 +7,7 @@ use super::cli::{self, Answer as Said, Question};
 use super::effect::{self, Effect};
 use super::owner::Owner;
 use super::store::FileSet;
-use super::{SubmitError, checks, include, swap};
+use super::{SubmitError, checks, swap};
 use crate::fs::TenantPath;
 use crate::merge::{self, MAX_MERGE_BYTES};
 
@@ -39,7 +39,7 @@ impl Owner {
                 Some(file) => file.content.clone(),
                 None => swap::read(edits, path).ok().flatten(),
             };
-            let beside = value.as_ref().map(|value| include::included(&state, value, read)).unwrap_or_default();
+            let beside = value.as_ref().map(|value| merge::included(&state, value, read)).unwrap_or_default();
             let env_file = state.child(".env").and_then(|path| swap::read(edits, &path).ok().flatten());
             let env_file = String::from_utf8(env_file.unwrap_or_default()).unwrap_or_default();
             let has_variable = |name: &str| {

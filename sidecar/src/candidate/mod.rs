@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `trial` | what happens to a candidate: the pure transition function and its diagram |
 //! | `guard` | pure: what to do about the configuration while none is tried |
-//! | `checks`, `effect`, `include` | pure: what is wrong with it, what a change needs, what it includes |
+//! | `checks`, `effect` | pure: what is wrong with it, what a change needs |
 //! | `cli` | asking the gateway's own validation |
 //! | `store`, `record` | what is kept in `.winston/config`, and what a start makes of it |
 //! | `swap` | a set on the tenant's disk: in place, and back |
@@ -21,7 +21,6 @@ mod effect;
 mod enact;
 mod examine;
 mod guard;
-mod include;
 mod outcome;
 mod owned;
 mod owner;

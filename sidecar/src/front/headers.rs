@@ -1,5 +1,7 @@
 //! What a proxy changes in a head (RFC 9110, 7.6.1), and what only we may say about a caller.
 
+use std::collections::BTreeSet;
+
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE,
     PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
@@ -64,14 +66,14 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Takes away what a caller says about himself in the words of a proxy. `user_header` is the name in which the gateway was told to look
-/// for a user, in lower case.
-pub(super) fn strip_identity(headers: &mut HeaderMap, user_header: Option<&str>) {
+/// Takes away what a caller says about himself in the words of a proxy. `user_headers` are the names in which the gateway was told to
+/// look for a user, in lower case.
+pub(super) fn strip_identity(headers: &mut HeaderMap, user_headers: &BTreeSet<String>) {
     let says_who = |name: &HeaderName| {
         let name = name.as_str();
         IDENTITY_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
             || IDENTITY_NAMES.contains(&name)
-            || user_header == Some(name)
+            || user_headers.contains(name)
     };
     let found: Vec<HeaderName> = headers.keys().filter(|name| *name == FORWARDED || says_who(name)).cloned().collect();
     for name in found {
@@ -179,7 +181,7 @@ mod tests {
             ("X-Request-Id", "kept"),
             ("User-Agent", "kept"),
         ]);
-        strip_identity(&mut headers, Some("x-company-user"));
+        strip_identity(&mut headers, &BTreeSet::from(["x-company-user".to_owned()]));
         assert_eq!(names(&headers), ["user-agent", "x-request-id"]);
     }
 

@@ -47,6 +47,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -59,7 +60,9 @@ use self::sessions::{Password, Sessions};
 use self::stats::Known;
 use self::view::View;
 use crate::edits::Edits;
+use crate::fs::{FsError, Root, Stat, TenantPath};
 use crate::http::App;
+use crate::merge;
 
 /// Largest configuration that is looked at.
 const CONFIG_BYTES: u64 = 1024 * 1024;
@@ -97,8 +100,17 @@ pub(crate) async fn run(
     if settings.password.is_none() {
         tracing::info!("SETUP_PASSWORD is not set; /setup is closed");
     }
-    let own_ports = [port, settings.sidecar_port];
-    let looking = tokio::spawn(look(Arc::clone(&app.edits), Arc::clone(&shared), settings.origin.clone(), own_ports));
+    let mut lookout = Lookout {
+        edits: Arc::clone(&app.edits),
+        shared: Arc::clone(&shared),
+        origin: settings.origin.clone(),
+        own_ports: [port, settings.sidecar_port],
+        seen: Vec::new(),
+        advised: Vec::new(),
+    };
+    // Before anybody is let in: what is taken from requests depends on it.
+    lookout.look().await;
+    let looking = tokio::spawn(lookout.keep_looking());
     let operator = settings.gateway_token.clone().map(|secret| Operator { port: settings.gateway_port, secret });
     let front = Front {
         password: settings.password.as_ref().map(Password::new),
@@ -132,29 +144,79 @@ fn affordable(wanted: usize) -> usize {
 }
 
 /// Keeps what is known of the configuration up to date.
-async fn look(edits: Arc<Edits>, shared: Arc<FrontShared>, origin: Option<String>, own_ports: [u16; 2]) {
-    let Some(path) = edits.layout().config_file() else { return };
-    let mut pause = tokio::time::interval(LOOK_PAUSE);
-    let mut seen = None;
-    let mut advised = Vec::new();
-    loop {
-        pause.tick().await;
-        let (edits, path, before) = (Arc::clone(&edits), path.clone(), seen);
-        let looked = tokio::task::spawn_blocking(move || {
-            let stat = edits.root().stat(&path).ok()?;
-            if before == Some(stat) {
-                return None;
-            }
-            let text = stat.and_then(|_| edits.root().open_file(&path).ok()?.read(CONFIG_BYTES).ok()?);
-            Some((stat, text.map(|text| String::from_utf8_lossy(&text).into_owned())))
-        });
-        let Ok(Some((stat, text))) = looked.await else { continue };
-        seen = Some(stat);
-        let view = text.as_deref().map(|text| View::of(text, origin.as_deref(), &own_ports)).unwrap_or_default();
-        for line in view.advice.iter().filter(|line| !advised.contains(*line)) {
+struct Lookout {
+    edits: Arc<Edits>,
+    shared: Arc<FrontShared>,
+    origin: Option<String>,
+    own_ports: [u16; 2],
+    /// The files that were looked at last, as they were.
+    seen: Vec<Seen>,
+    advised: Vec<String>,
+}
+
+/// A file of the configuration, and its stat when it was looked at.
+type Seen = (TenantPath, Option<Stat>);
+
+/// A configuration on disk.
+struct Sight {
+    seen: Vec<Seen>,
+    /// With what it includes; `None` when it cannot be read.
+    config: Option<Value>,
+}
+
+impl Lookout {
+    /// Looks again and again.
+    async fn keep_looking(mut self) {
+        let mut pause = tokio::time::interval(LOOK_PAUSE);
+        loop {
+            pause.tick().await;
+            self.look().await;
+        }
+    }
+
+    async fn look(&mut self) {
+        let Some(path) = self.edits.layout().config_file() else { return };
+        let (edits, before) = (Arc::clone(&self.edits), self.seen.clone());
+        let looked = tokio::task::spawn_blocking(move || sight(edits.root(), &path, &before)).await;
+        let Ok(Some(Sight { seen, config })) = looked else { return };
+        let configured = seen.iter().any(|(_, stat)| stat.is_some());
+        let view = match &config {
+            Some(config) => View::of(config, self.origin.as_deref(), &self.own_ports),
+            None if !configured => View::default(),
+            // The running gateway goes on with what it has read, and the supervisor says what is wrong with the file.
+            None => self.shared.known().view.clone(),
+        };
+        self.seen = seen;
+        for line in view.advice.iter().filter(|line| !self.advised.contains(*line)) {
             tracing::warn!("{line}");
         }
-        advised.clone_from(&view.advice);
-        shared.learn(Known { configured: stat.is_some(), view });
+        self.advised.clone_from(&view.advice);
+        self.shared.learn(Known { configured, view });
     }
+}
+
+/// The configuration at `path`, unless every file of it is as it was `before`, or it cannot be looked at now. Blocking.
+fn sight(root: &Root, path: &TenantPath, before: &[Seen]) -> Option<Sight> {
+    let stat = |path: &TenantPath| root.stat(path).unwrap_or(None);
+    if !before.is_empty() && before.iter().all(|(path, seen)| stat(path) == *seen) {
+        return None;
+    }
+    // Each before it is read: what changes meanwhile is seen the next time.
+    let mut seen = vec![(path.clone(), root.stat(path).ok()?)];
+    let read = |path: &TenantPath| root.open_file(path)?.read(CONFIG_BYTES);
+    let text = match (&seen[0].1, read(path)) {
+        (None, _) => None,
+        (Some(_), Err(FsError::Io(_))) => return None,
+        (Some(_), text) => text.ok().flatten(),
+    };
+    let config = text.and_then(|text| merge::value(std::str::from_utf8(&text).ok()?).ok());
+    let config = config.map(|config| {
+        let directory = path.split().and_then(|(directory, _)| TenantPath::parse(directory).ok()).unwrap_or_default();
+        let files = merge::included(&directory, &config, |path| {
+            seen.push((path.clone(), stat(path)));
+            read(path).ok().flatten()
+        });
+        merge::resolved(&config, &files)
+    });
+    Some(Sight { seen, config })
 }

@@ -121,7 +121,7 @@ impl Passage<'_> {
         };
         headers::strip_hop_by_hop(head);
         headers::strip_our_credentials(head, is_ours, sessions::COOKIE_NAME);
-        headers::strip_identity(head, front.shared.known().view.user_header.as_deref());
+        headers::strip_identity(head, &front.shared.known().view.user_headers);
         headers::say_who(head, self.caller);
     }
 }

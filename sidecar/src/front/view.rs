@@ -1,6 +1,8 @@
 //! What the gateway's configuration says that concerns the front door, and what it lacks.
 
-use jsonc_parser::{JsonArray, JsonObject, JsonValue, ParseOptions, parse_to_value};
+use std::collections::BTreeSet;
+
+use serde_json::Value;
 
 use super::route::{TELEGRAM_PATH, TELEGRAM_PORT, Webhook};
 
@@ -11,15 +13,15 @@ const MOST_WEBHOOKS: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct View {
     pub(super) webhooks: Vec<Webhook>,
-    /// Where the gateway would look for a user that a proxy has authenticated, in lower case.
-    pub(super) user_header: Option<String>,
+    /// Where the gateway may look for a user that a proxy has authenticated, in lower case.
+    pub(super) user_headers: BTreeSet<String>,
     /// What has to be set for browsers to get in through us, one sentence each.
     pub(super) advice: Vec<String>,
 }
 
 impl Default for View {
     fn default() -> Self {
-        Self { webhooks: vec![default_webhook()], user_header: None, advice: Vec::new() }
+        Self { webhooks: vec![default_webhook()], user_headers: BTreeSet::new(), advice: Vec::new() }
     }
 }
 
@@ -28,35 +30,43 @@ fn default_webhook() -> Webhook {
 }
 
 impl View {
-    /// Of a configuration's text. `origin` is the public one, if it is known; `own_ports` are never a webhook's.
-    pub(super) fn of(text: &str, origin: Option<&str>, own_ports: &[u16]) -> Self {
-        let Ok(Some(JsonValue::Object(config))) = parse_to_value(text, &ParseOptions::default()) else {
-            // The supervisor says what is wrong with it.
-            return Self::default();
-        };
-        let gateway = config.get_object("gateway");
-        let user_header = gateway.and_then(|gateway| {
-            let proxy = gateway.get_object("auth")?.get_object("trustedProxy")?;
-            Some(proxy.get_string("userHeader")?.to_ascii_lowercase())
-        });
-        Self { webhooks: webhooks(&config, own_ports), user_header, advice: advice(gateway, origin) }
+    /// Of a configuration with what it includes. `origin` is the public one, if it is known; `own_ports` are never a webhook's.
+    pub(super) fn of(config: &Value, origin: Option<&str>, own_ports: &[u16]) -> Self {
+        let mut user_headers = BTreeSet::new();
+        find_user_headers(config, &mut user_headers);
+        Self { webhooks: webhooks(config, own_ports), user_headers, advice: advice(&config["gateway"], origin) }
     }
 }
 
-fn webhooks(config: &JsonObject<'_>, own_ports: &[u16]) -> Vec<Webhook> {
-    let telegram = config.get_object("channels").and_then(|channels| channels.get_object("telegram"));
-    let Some(telegram) = telegram else { return vec![default_webhook()] };
+/// Wherever it stands: a header too many that is taken away harms nobody.
+fn find_user_headers(value: &Value, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(members) => {
+            for (key, value) in members {
+                match value {
+                    Value::String(name) if key == "userHeader" => {
+                        found.insert(name.trim().to_ascii_lowercase());
+                    }
+                    value => find_user_headers(value, found),
+                }
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| find_user_headers(item, found)),
+        _ => {}
+    }
+}
+
+fn webhooks(config: &Value, own_ports: &[u16]) -> Vec<Webhook> {
+    let telegram = &config["channels"]["telegram"];
+    if !telegram.is_object() {
+        return vec![default_webhook()];
+    }
     let base = webhook(telegram, &default_webhook());
     let mut found = vec![base.clone()];
-    let accounts = telegram.get_object("accounts");
-    let mut accounts: Vec<_> = accounts.into_iter().flat_map(|accounts| accounts.clone().into_iter()).collect();
-    // The parsed object has no order of its own.
-    accounts.sort_by(|(one, _), (other, _)| one.cmp(other));
-    for (_, account) in accounts.into_iter().take(MOST_WEBHOOKS) {
-        if let JsonValue::Object(account) = account {
-            found.push(webhook(&account, &base));
-        }
-    }
+    let accounts = telegram["accounts"].as_object();
+    let mut accounts: Vec<_> = accounts.into_iter().flatten().filter(|(_, account)| account.is_object()).collect();
+    accounts.sort_by_key(|(name, _)| *name);
+    found.extend(accounts.into_iter().take(MOST_WEBHOOKS).map(|(_, account)| webhook(account, &base)));
     // A door that leads back to itself, or to the file API.
     found.retain(|webhook| {
         webhook.path.starts_with('/') && webhook.path.len() > 1 && !own_ports.contains(&webhook.port)
@@ -65,35 +75,27 @@ fn webhooks(config: &JsonObject<'_>, own_ports: &[u16]) -> Vec<Webhook> {
     found
 }
 
-fn webhook(object: &JsonObject<'_>, otherwise: &Webhook) -> Webhook {
-    let path = object.get_string("webhookPath").map(|path| path.to_string());
-    let port = object.get_number("webhookPort").and_then(|port| port.parse().ok()).filter(|port| *port != 0);
+fn webhook(object: &Value, otherwise: &Webhook) -> Webhook {
+    let path = object["webhookPath"].as_str().map(str::to_owned);
+    let port = object["webhookPort"].as_u64().and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0);
     Webhook { path: path.unwrap_or_else(|| otherwise.path.clone()), port: port.unwrap_or(otherwise.port) }
 }
 
-fn advice(gateway: Option<&JsonObject<'_>>, origin: Option<&str>) -> Vec<String> {
+fn advice(gateway: &Value, origin: Option<&str>) -> Vec<String> {
     let mut advice = Vec::new();
-    let has = |list: Option<&JsonArray<'_>>, wanted: &[&str]| {
-        list.is_some_and(|list| {
-            let mut texts = list.iter().filter_map(|value| match value {
-                JsonValue::String(text) => Some(text.as_ref()),
-                _ => None,
-            });
-            texts.any(|text| wanted.contains(&text))
-        })
+    let has = |list: &Value, wanted: &[&str]| {
+        list.as_array().is_some_and(|list| list.iter().filter_map(Value::as_str).any(|text| wanted.contains(&text)))
     };
-    let proxies = gateway.and_then(|gateway| gateway.get_array("trustedProxies"));
-    if !has(proxies, &["127.0.0.1", "127.0.0.1/32", "127.0.0.0/8"]) {
+    if !has(&gateway["trustedProxies"], &["127.0.0.1", "127.0.0.1/32", "127.0.0.0/8"]) {
         advice.push(
             "gateway.trustedProxies lacks \"127.0.0.1\": the gateway answers 403 proxy_attribution_required to everybody who comes through the front door"
                 .to_owned(),
         );
     }
-    let control_ui = gateway.and_then(|gateway| gateway.get_object("controlUi"));
-    let origins = control_ui.and_then(|control_ui| control_ui.get_array("allowedOrigins"));
+    let origins = &gateway["controlUi"]["allowedOrigins"];
     let is_open = match origin {
         Some(origin) => has(origins, &[origin, "*"]),
-        None => origins.is_some(),
+        None => origins.is_array(),
     };
     if !is_open {
         let origin = origin.unwrap_or("the public https origin");
@@ -101,13 +103,13 @@ fn advice(gateway: Option<&JsonObject<'_>>, origin: Option<&str>) -> Vec<String>
             "gateway.controlUi.allowedOrigins lacks {origin}: the gateway closes browsers' connections with 1008 origin not allowed"
         ));
     }
-    if gateway.is_none_or(|gateway| gateway.get_string("bind").map(AsRef::as_ref) != Some("loopback")) {
+    if gateway["bind"] != "loopback" {
         advice.push(
             "gateway.bind is not \"loopback\": in a container the gateway may listen on every address, beside the front door"
                 .to_owned(),
         );
     }
-    if gateway.is_none_or(|gateway| gateway.get_string("publicOrigin").is_none()) {
+    if !gateway["publicOrigin"].is_string() {
         advice.push("gateway.publicOrigin is not set: links that the gateway makes lead to loopback".to_owned());
     }
     advice
@@ -116,9 +118,10 @@ fn advice(gateway: Option<&JsonObject<'_>>, origin: Option<&str>) -> Vec<String>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::merge;
 
     fn view(text: &str) -> View {
-        View::of(text, Some("https://t.example.com"), &[8080, 18790])
+        View::of(&merge::value(text).unwrap(), Some("https://t.example.com"), &[8080, 18790])
     }
 
     fn hooks(text: &str) -> Vec<(String, u16)> {
@@ -129,7 +132,6 @@ mod tests {
     fn webhooks_are_where_the_configuration_says() {
         let default = vec![(TELEGRAM_PATH.to_owned(), TELEGRAM_PORT)];
         assert_eq!(hooks("{}"), default);
-        assert_eq!(hooks("{ nonsense"), default);
         assert_eq!(hooks(r#"{channels: {telegram: {enabled: true}}}"#), default);
         assert_eq!(
             hooks(
@@ -137,6 +139,13 @@ mod tests {
             ),
             [("/tg".to_owned(), 9000), ("/tg-a".to_owned(), 9000), ("/tg".to_owned(), 9001)]
         );
+    }
+
+    #[test]
+    fn the_name_of_a_user_is_taken_from_nobody_wherever_it_is_set() {
+        let text =
+            "\u{feff}{a: [{auth: {trustedProxy: {userHeader: ' X-A '}}}], userHeader: 'X-B', b: {userHeader: 3}}";
+        assert_eq!(view(text).user_headers, BTreeSet::from(["x-a".to_owned(), "x-b".to_owned()]));
     }
 
     #[test]
@@ -163,7 +172,7 @@ mod tests {
             },
         }"#;
         assert_eq!(view(complete).advice, [""; 0]);
-        assert_eq!(view(complete).user_header.as_deref(), Some("x-company-user"));
+        assert_eq!(view(complete).user_headers, BTreeSet::from(["x-company-user".to_owned()]));
         for (part, instead, word) in [
             ("\"::1\", \"127.0.0.1\"", "\"::1\"", "trustedProxies"),
             ("[\"https://t.example.com\"]", "[\"https://other.example.com\"]", "allowedOrigins"),

@@ -4,9 +4,11 @@
 
 #[cfg(test)]
 mod fuzz;
+mod include;
 mod json;
 mod text;
 
+pub(crate) use include::{included, resolved};
 pub(crate) use json::{PatchError, patch, value};
 
 /// Largest content that is merged, in bytes. Beyond it a conflict is cheaper than the comparison.
