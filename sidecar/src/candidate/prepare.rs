@@ -1,7 +1,5 @@
 //! From a submission to the set before and the set after it.
 
-use winston_wire::Base;
-
 use super::record::Owned;
 use super::store::{FileSet, SetFile};
 use super::{NewFile, Submission, SubmitError, owned, swap};
@@ -54,13 +52,7 @@ pub(super) fn prepare(
     let old = swap::read_set(edits, new.files.iter().map(|file| &file.path))?;
     for (index, (file, there)) in files.iter().zip(&old.files).enumerate() {
         let current = there.hash();
-        let holds = match file.over {
-            Precondition::None | Precondition::Push(Base::Any) => true,
-            Precondition::Match(wanted) | Precondition::Push(Base::Hash(wanted)) => current == Some(wanted),
-            Precondition::Present => current.is_some(),
-            Precondition::Absent | Precondition::Push(Base::Absent) => current.is_none(),
-        };
-        if !holds {
+        if !file.over.holds(current.is_some(), current) {
             let error = EditError::PreconditionFailed { current };
             return Err(SubmitError::Edit { index: Some(index), error });
         }

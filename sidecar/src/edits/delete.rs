@@ -30,7 +30,7 @@ impl Edits {
                 Err(FsError::NotAFile(EntryKind::Symlink | EntryKind::Special)) => {
                     self.commit(pending)?;
                     if precondition.is_strict() {
-                        precondition.check_no_file()?;
+                        return Err(EditError::PreconditionFailed { current: None });
                     }
                     match self.take_name(path, author)? {
                         Attempt::Done(()) => return Ok(None),
@@ -42,14 +42,14 @@ impl Edits {
                     return Err(error.into());
                 }
             };
-            if let Err(error) = precondition.check(&current, None) {
+            if let Err(error) = precondition.check(&current) {
                 self.commit(pending)?;
                 return Err(error);
             }
             if current.file.is_none() {
                 self.commit(pending)?;
                 return match precondition {
-                    Precondition::Push(_) => Ok(None),
+                    Precondition::Force => Ok(None),
                     _ => Err(FsError::NotFound.into()),
                 };
             }

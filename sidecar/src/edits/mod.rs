@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use sha2::{Digest, Sha256};
-use winston_wire::{Base, ContentHash, Source};
+use winston_wire::{ContentHash, Source};
 
 use crate::fs::{Class, EntryKind, FsError, Layout, Root, TenantPath};
 use crate::index::{Index, Version};
@@ -64,8 +64,8 @@ pub(crate) enum Precondition {
     Present,
     /// `If-None-Match: *`: nothing.
     Absent,
-    /// A push: its base, or a version that was pushed too.
-    Push(Base),
+    /// A push for any version: like [`Precondition::None`], and removing what is not there is no error.
+    Force,
 }
 
 /// Why an edit did not happen. Nothing was changed then.
@@ -98,9 +98,6 @@ pub(crate) enum EditError {
     /// The precondition does not hold.
     #[error("the file has changed")]
     PreconditionFailed { current: Option<ContentHash> },
-    /// A push met a local edit.
-    #[error("the file was edited locally")]
-    Conflict { local: Option<ContentHash> },
     /// The path changed faster than we could follow.
     #[error("the file keeps changing; try again")]
     Busy,
@@ -252,39 +249,20 @@ impl Edits {
 }
 
 impl Precondition {
-    /// Checks what is there. `wanted` is the content that the edit would produce.
-    fn check(self, current: &examine::Current, wanted: Option<ContentHash>) -> Result<(), EditError> {
-        let there = current.file.is_some();
-        let hash = current.hash();
-        let failed = || Err(EditError::PreconditionFailed { current: hash });
+    /// Whether it holds over what is there. `hash` is the content of a file that is there, `None` over the size limit.
+    pub(crate) fn holds(self, is_there: bool, hash: Option<ContentHash>) -> bool {
         match self {
-            Self::Match(expected) if hash != Some(expected) => failed(),
-            Self::Present if !there => failed(),
-            Self::Absent if there => failed(),
-            Self::Push(base) => {
-                let as_expected = match base {
-                    Base::Any => true,
-                    Base::Absent => !there,
-                    Base::Hash(expected) => hash == Some(expected),
-                };
-                // Nobody but control has touched the file since, so nobody's edit can be overwritten.
-                let pushed = current.recorded.is_some_and(|version| version.source == Source::System);
-                if as_expected || pushed || (there && hash == wanted) || (!there && wanted.is_none()) {
-                    Ok(())
-                } else {
-                    Err(EditError::Conflict { local: hash })
-                }
-            }
-            Self::None | Self::Match(_) | Self::Present | Self::Absent => Ok(()),
+            Self::None | Self::Force => true,
+            Self::Match(expected) => hash == Some(expected),
+            Self::Present => is_there,
+            Self::Absent => !is_there,
         }
     }
 
-    /// Checks a name that is not a file and has no version.
-    fn check_no_file(self) -> Result<(), EditError> {
-        match self {
-            Self::Push(_) => Err(EditError::Conflict { local: None }),
-            _ => Err(EditError::PreconditionFailed { current: None }),
-        }
+    /// Checks what is there.
+    fn check(self, current: &examine::Current) -> Result<(), EditError> {
+        let (is_there, hash) = (current.file.is_some(), current.hash());
+        if self.holds(is_there, hash) { Ok(()) } else { Err(EditError::PreconditionFailed { current: hash }) }
     }
 
     /// For an intent: the version that is there, if the edit may replace no other.
@@ -294,7 +272,7 @@ impl Precondition {
 
     /// Whether a version that slipped in must stop the edit instead of being recorded and replaced.
     fn is_strict(self) -> bool {
-        !matches!(self, Self::None | Self::Push(Base::Any))
+        !matches!(self, Self::None | Self::Force)
     }
 }
 

@@ -61,7 +61,7 @@ impl Edits {
                     return Err(error.into());
                 }
             };
-            if let Err(error) = precondition.check(&current, Some(put.hash)) {
+            if let Err(error) = precondition.check(&current) {
                 self.commit(pending)?;
                 return Err(error);
             }

@@ -177,8 +177,6 @@ impl From<EditError> for ApiError {
                 error.etag = current;
                 error
             }
-            EditError::Conflict { local } => Self::new(StatusCode::CONFLICT, "conflict", message)
-                .with("current_hash", local.map(|hash| hash.to_string())),
             EditError::Busy => Self::new(StatusCode::CONFLICT, "busy", message),
             EditError::Fs(error) => error.into(),
             EditError::Journal(JournalError::NoSpace) => {

@@ -217,7 +217,7 @@ impl Round<'_> {
             decision = reconcile(Base::Hash(base), local, file.hash, outcome);
         }
         let over = match (file.base, local) {
-            (Base::Any, _) => Precondition::Push(Base::Any),
+            (Base::Any, _) => Precondition::Force,
             (_, Local::File { hash, .. }) => Precondition::Match(hash),
             (_, Local::Absent | Local::Opaque) => Precondition::Absent,
         };
@@ -239,7 +239,7 @@ impl Round<'_> {
                     Local::File { hash, .. } => Some(hash),
                     Local::Absent | Local::Opaque => None,
                 };
-                let reason = EditError::Conflict { local }.to_string();
+                let reason = "the file was edited locally".to_owned();
                 Plan::Unapplied { local, reason }
             }
         })

@@ -324,17 +324,17 @@ fn outcome(op: &Op, found: &Found) -> Outcome {
 
 fn check(op: &Op, found: &Found) -> Result<(), EditError> {
     match op {
-        Op::Put { hash, precondition, .. } => precondition.check(&found.current, Some(*hash)),
+        Op::Put { precondition, .. } => precondition.check(&found.current),
         Op::Delete { precondition, .. } => {
-            precondition.check(&found.current, None)?;
+            precondition.check(&found.current)?;
             match precondition {
-                Precondition::Push(_) => Ok(()),
+                Precondition::Force => Ok(()),
                 _ if found.current.file.is_none() => Err(FsError::NotFound.into()),
                 _ => Ok(()),
             }
         }
         Op::Move { source, target, .. } => {
-            source.check(&found.current, None)?;
+            source.check(&found.current)?;
             if found.current.file.is_none() {
                 return Err(FsError::NotFound.into());
             }
@@ -342,7 +342,7 @@ fn check(op: &Op, found: &Found) -> Result<(), EditError> {
             if *target == Precondition::Absent && there.file.is_some() {
                 return Err(FsError::Exists.into());
             }
-            target.check(there, found.current.hash())
+            target.check(there)
         }
     }
 }

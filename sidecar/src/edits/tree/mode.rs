@@ -42,7 +42,7 @@ impl Edits {
         let examined = self.examine(path, &mut pending);
         self.commit(pending)?;
         let current = examined?;
-        precondition.check(&current, None)?;
+        precondition.check(&current)?;
         let opened = self.root.open_file(path)?;
         rustix::fs::fchmod(&opened.file, Mode::from_raw_mode(mode)).map_err(FsError::from)?;
         opened.file.sync_all().map_err(FsError::from)?;

@@ -33,7 +33,7 @@ impl Edits {
         self.permit(to)?;
         match self.root.stat(from)?.map(|stat| stat.kind) {
             None => {
-                source.check(&super::super::examine::Current::ABSENT, None)?;
+                source.check(&super::super::examine::Current::ABSENT)?;
                 Err(FsError::NotFound.into())
             }
             Some(EntryKind::File) => {

@@ -23,7 +23,7 @@ fn with_precondition(mut printed: Value, precondition: Precondition) -> Value {
         Precondition::Present => printed["if_match"] = "*".into(),
         Precondition::Absent => printed["if_none_match"] = "*".into(),
         Precondition::Match(hash) => printed["if_match"] = hash.to_string().into(),
-        Precondition::Push(_) => panic!("a request is no push"),
+        Precondition::Force => panic!("a request is no push"),
     }
     printed
 }

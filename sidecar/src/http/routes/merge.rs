@@ -178,13 +178,7 @@ fn over_current<T>(
             }
         };
         let hash = current.as_deref().map(hash_of);
-        let holds = match precondition {
-            Precondition::Match(expected) => hash == Some(expected),
-            Precondition::Present => hash.is_some(),
-            Precondition::Absent => hash.is_none(),
-            Precondition::None | Precondition::Push(_) => true,
-        };
-        if !holds {
+        if !precondition.holds(hash.is_some(), hash) {
             return Err(EditError::PreconditionFailed { current: hash }.into());
         }
         let (content, made) = make(current.as_deref())?;
