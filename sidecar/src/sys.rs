@@ -145,6 +145,26 @@ pub(crate) fn start_writeback(file: &File, offset: u64, length: usize) {
     }
 }
 
+/// Runs something so that the threads which it starts wait for a turn of the scheduler instead of interrupting whoever runs (`SCHED_BATCH`,
+/// sched(7)). For threads that get many small pieces of work, of which they can as well do a few at a time.
+pub(crate) fn in_turns<T>(work: impl FnOnce() -> T) -> T {
+    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: concerns the calling thread alone and reads a number from memory that is ours. Refused, it changes nothing.
+    let before = unsafe {
+        let before = libc::sched_getscheduler(0);
+        libc::sched_setscheduler(0, libc::SCHED_BATCH, &parameters);
+        before
+    };
+    let done = work();
+    if before == libc::SCHED_OTHER {
+        // SAFETY: as above.
+        unsafe {
+            libc::sched_setscheduler(0, before, &parameters);
+        }
+    }
+    done
+}
+
 /// Sets the allocator up for a small process: few threads allocate at once, and what was only needed for a moment is given back.
 ///
 /// glibc would give threads up to eight areas for each core, each with its own free memory, and learn from large allocations to keep them.

@@ -49,7 +49,8 @@ pub(crate) struct WatchSettings {
 
 /// What wakes the thread.
 enum Message {
-    Event(notify::Event),
+    /// Boxed, because a queue has room for as many from its start.
+    Event(Box<notify::Event>),
     /// [`WatchStatus::accept`].
     Accept,
     Stop,

@@ -13,6 +13,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use super::Message;
 use super::status::WatchStatus;
 use crate::fs::TenantPath;
+use crate::sys;
 
 /// Directories without a watch that are kept apart; with more, the whole tree is listed.
 const MOST_UNWATCHED: usize = 10_000;
@@ -38,7 +39,7 @@ impl Watcher {
             // Reading and opening change nothing; our own comparisons make most of these.
             Ok(event) if is_reading(&event.kind) => {}
             Ok(event) => {
-                if let Err(TrySendError::Full(_)) = events.try_send(Message::Event(event)) {
+                if let Err(TrySendError::Full(_)) = events.try_send(Message::Event(Box::new(event))) {
                     overflow.store(true, Ordering::Release);
                 }
             }
@@ -47,7 +48,8 @@ impl Watcher {
                 overflow.store(true, Ordering::Release);
             }
         };
-        let inner = RecommendedWatcher::new(handler, config)?;
+        // Its thread is woken by every file that is opened, also by us to be read: in turns, it takes many of these at once.
+        let inner = sys::in_turns(|| RecommendedWatcher::new(handler, config))?;
         Ok(Self { inner, root: root.to_owned(), unwatched: BTreeSet::new() })
     }
 
