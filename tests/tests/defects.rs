@@ -1,5 +1,5 @@
-//! The defects of the first sidecars that this one replaces (origin list, WD1 to WD21), one test each. Each does what those sidecars got
-//! wrong and would fail against them.
+//! The defects of the JavaScript sidecars whose clients this one keeps, one test each. Each does what those sidecars got wrong and would
+//! fail against them.
 
 use std::os::unix::fs::symlink;
 
@@ -11,7 +11,7 @@ use winston_tests::sidecar::{Setup, journal_lines};
 use winston_tests::wait::eventually;
 
 #[test]
-fn wd01_without_a_token_it_does_not_start() -> Result<()> {
+fn without_a_token_it_does_not_start() -> Result<()> {
     let mut command = Setup::new()?.command()?;
     let output = command.env_remove("WINSTON_SIDECAR_TOKEN").output()?;
     assert_eq!(output.status.code(), Some(64));
@@ -20,7 +20,7 @@ fn wd01_without_a_token_it_does_not_start() -> Result<()> {
 }
 
 #[test]
-fn wd02_the_bare_token_is_not_enough() -> Result<()> {
+fn the_bare_token_is_not_enough() -> Result<()> {
     let sidecar = Setup::new()?.start()?;
     for value in [TEST_TOKEN.to_owned(), format!("Basic {TEST_TOKEN}"), "Bearer".to_owned(), String::new()] {
         let answer = request(sidecar.address(), "GET", "/files", &[("Authorization", &value)], b"")?.expect(401)?;
@@ -34,7 +34,7 @@ fn wd02_the_bare_token_is_not_enough() -> Result<()> {
 /// That the comparison takes constant time cannot be shown by a test without timing; that it is made on digests of equal length, for
 /// prefixes and extensions of the token alike, is in the unit tests of the sidecar's `http::auth`. Here: all of those are refused.
 #[test]
-fn wd03_near_misses_of_the_token_are_refused_alike() -> Result<()> {
+fn near_misses_of_the_token_are_refused_alike() -> Result<()> {
     let sidecar = Setup::new()?.start()?;
     let last = TEST_TOKEN.len() - 1;
     for token in [&TEST_TOKEN[..last], &format!("{TEST_TOKEN}0"), &TEST_TOKEN.to_uppercase(), &"x".repeat(60_000)] {
@@ -46,7 +46,7 @@ fn wd03_near_misses_of_the_token_are_refused_alike() -> Result<()> {
 }
 
 #[test]
-fn wd04_a_sibling_directory_is_out_of_reach() -> Result<()> {
+fn a_sibling_directory_is_out_of_reach() -> Result<()> {
     let sidecar = Setup::new()?.start()?;
     let evil = sidecar.data().with_file_name("data-evil");
     std::fs::create_dir(&evil)?;
@@ -59,7 +59,7 @@ fn wd04_a_sibling_directory_is_out_of_reach() -> Result<()> {
 }
 
 #[test]
-fn wd05_links_do_not_lead_out() -> Result<()> {
+fn links_do_not_lead_out() -> Result<()> {
     let setup = Setup::new()?;
     let outside = setup.outside().join("outside");
     std::fs::create_dir(&outside)?;
@@ -82,7 +82,7 @@ fn wd05_links_do_not_lead_out() -> Result<()> {
 }
 
 #[test]
-fn wd06_a_name_that_only_begins_like_ours_is_an_ordinary_file() -> Result<()> {
+fn a_name_that_only_begins_like_ours_is_an_ordinary_file() -> Result<()> {
     let sidecar = Setup::new()?.start()?;
     sidecar.put(".winston-notes.md", "mine")?.expect(200)?;
     assert_eq!(sidecar.get("/files/.winston-notes.md")?.expect(200)?.json()?["content"], "mine");
@@ -92,7 +92,7 @@ fn wd06_a_name_that_only_begins_like_ours_is_an_ordinary_file() -> Result<()> {
 }
 
 #[test]
-fn wd07_our_own_directory_does_not_exist_for_readers() -> Result<()> {
+fn our_own_directory_does_not_exist_for_readers() -> Result<()> {
     let sidecar = Setup::new()?.start()?;
     sidecar.put("a.md", "a")?.expect(200)?;
     symlink(".winston", sidecar.data().join("door"))?;
@@ -111,7 +111,7 @@ fn wd07_our_own_directory_does_not_exist_for_readers() -> Result<()> {
 }
 
 #[test]
-fn wd08_credentials_are_not_served() -> Result<()> {
+fn credentials_are_not_served() -> Result<()> {
     let sidecar = Setup::new()?.start()?;
     for path in [
         ".openclaw/gateway.token",
@@ -130,7 +130,7 @@ fn wd08_credentials_are_not_served() -> Result<()> {
 }
 
 #[test]
-fn wd09_readers_never_see_half_a_file() -> Result<()> {
+fn readers_never_see_half_a_file() -> Result<()> {
     let sidecar = Setup::new()?.start()?;
     let path = sidecar.data().join("big.md");
     let versions: Vec<String> = ["a", "b"].iter().map(|letter| letter.repeat(300_000)).collect();
@@ -158,7 +158,7 @@ fn wd09_readers_never_see_half_a_file() -> Result<()> {
 }
 
 #[test]
-fn wd10_racing_writers_make_one_create_and_can_exclude_each_other() -> Result<()> {
+fn racing_writers_make_one_create_and_can_exclude_each_other() -> Result<()> {
     let sidecar = Setup::new()?.start()?;
     std::thread::scope(|scope| {
         for writer in 0..8 {
@@ -188,7 +188,7 @@ fn wd10_racing_writers_make_one_create_and_can_exclude_each_other() -> Result<()
 }
 
 #[test]
-fn wd11_a_write_through_the_api_is_recorded_once() -> Result<()> {
+fn a_write_through_the_api_is_recorded_once() -> Result<()> {
     let sidecar = Setup::new()?.start()?;
     for round in 0..20 {
         sidecar.put("workspace/SOUL.md", &format!("round {round}"))?.expect(200)?;
@@ -203,7 +203,7 @@ fn wd11_a_write_through_the_api_is_recorded_once() -> Result<()> {
 }
 
 #[test]
-fn wd12_the_agents_changes_are_recorded() -> Result<()> {
+fn the_agents_changes_are_recorded() -> Result<()> {
     let sidecar = Setup::new()?.start()?;
     sidecar.agent_writes("workspace/memory/2026-01-01.md", "first")?;
     sidecar.wait_for_history("workspace/memory/2026-01-01.md", &["agent create"])?;
@@ -214,7 +214,7 @@ fn wd12_the_agents_changes_are_recorded() -> Result<()> {
 }
 
 #[test]
-fn wd13_deletes_and_creations_have_their_own_words() -> Result<()> {
+fn deletes_and_creations_have_their_own_words() -> Result<()> {
     let sidecar = Setup::new()?.start()?;
     sidecar.put("by-admin.md", "x")?.expect(200)?;
     sidecar.call("DELETE", "/files/by-admin.md", &[], b"")?.expect(200)?;
@@ -226,13 +226,13 @@ fn wd13_deletes_and_creations_have_their_own_words() -> Result<()> {
 
 /// The journal is made unwritable under the running sidecar with the immutable attribute.
 #[test]
-fn wd14_what_cannot_be_recorded_is_not_done() -> Result<()> {
+fn what_cannot_be_recorded_is_not_done() -> Result<()> {
     let sidecar = Setup::new()?.start()?;
     sidecar.put("a.md", "old")?.expect(200)?;
     let segment = sidecar.data().join(".winston/changes/00000000000000000001.jsonl");
     let chattr = |how: &str| std::process::Command::new("chattr").arg(how).arg(&segment).output();
     if !chattr("+i").is_ok_and(|output| output.status.success()) {
-        skip("wd14", "chattr +i does not work here (needs root and ext4, XFS or btrfs)");
+        skip("what_cannot_be_recorded_is_not_done", "chattr +i does not work here (needs root and ext4, XFS or btrfs)");
         return Ok(());
     }
     let answers =
@@ -250,7 +250,7 @@ fn wd14_what_cannot_be_recorded_is_not_done() -> Result<()> {
 }
 
 #[test]
-fn wd15_a_bad_line_does_not_break_the_history_and_limits_hold() -> Result<()> {
+fn a_bad_line_does_not_break_the_history_and_limits_hold() -> Result<()> {
     let sidecar = Setup::new()?.start()?;
     for round in 0..5 {
         sidecar.put("a.md", &round.to_string())?.expect(200)?;
@@ -272,7 +272,7 @@ fn wd15_a_bad_line_does_not_break_the_history_and_limits_hold() -> Result<()> {
 }
 
 #[test]
-fn wd16_a_repeated_parameter_is_an_error_and_no_crash() -> Result<()> {
+fn a_repeated_parameter_is_an_error_and_no_crash() -> Result<()> {
     let sidecar = Setup::new()?.start()?;
     sidecar.get("/files?path=a&path=b")?.expect(400)?;
     sidecar.get("/health")?.expect(200)?;
@@ -280,7 +280,7 @@ fn wd16_a_repeated_parameter_is_an_error_and_no_crash() -> Result<()> {
 }
 
 #[test]
-fn wd17_a_dangling_link_does_not_hide_its_directory() -> Result<()> {
+fn a_dangling_link_does_not_hide_its_directory() -> Result<()> {
     let sidecar = Setup::new()?.start()?;
     sidecar.put("dir/a.md", "a")?.expect(200)?;
     symlink("nowhere", sidecar.data().join("dir/dangling"))?;
@@ -295,7 +295,7 @@ fn wd17_a_dangling_link_does_not_hide_its_directory() -> Result<()> {
 }
 
 #[test]
-fn wd18_json_is_stored_byte_for_byte() -> Result<()> {
+fn json_is_stored_byte_for_byte() -> Result<()> {
     let sidecar = Setup::new()?.start()?;
     let content = "{\"big\": 9007199254740993,\n  \"twice\":1, \"twice\":2}\n";
     sidecar.put("workspace/data.json", content)?.expect(200)?;
@@ -305,7 +305,7 @@ fn wd18_json_is_stored_byte_for_byte() -> Result<()> {
 }
 
 #[test]
-fn wd19_an_empty_file_is_a_file() -> Result<()> {
+fn an_empty_file_is_a_file() -> Result<()> {
     let sidecar = Setup::new()?.start()?;
     let answer = sidecar.put("empty.md", "")?.expect(200)?.json()?;
     assert_eq!(answer["size"], 0);
@@ -314,7 +314,7 @@ fn wd19_an_empty_file_is_a_file() -> Result<()> {
 }
 
 #[test]
-fn wd20_a_missing_body_is_a_clear_error_in_json() -> Result<()> {
+fn a_missing_body_is_a_clear_error_in_json() -> Result<()> {
     let sidecar = Setup::new()?.start()?;
     for body in
         ["", "null", "{}", "[]", "{\"content\":null}", "{\"content\":false}", "{\"content\":0}", "{\"content\":{}}"]
@@ -331,7 +331,7 @@ fn wd20_a_missing_body_is_a_clear_error_in_json() -> Result<()> {
 }
 
 #[test]
-fn wd21_bytes_survive_the_round_trip() -> Result<()> {
+fn bytes_survive_the_round_trip() -> Result<()> {
     let sidecar = Setup::new()?.start()?;
     let bytes: Vec<u8> = (0..=255).cycle().take(1000).collect();
     let raw = ("Content-Type", "application/octet-stream");

@@ -33,7 +33,7 @@ fn the_first_sidecar() -> Result<()> {
     check(
         &sidecar,
         &[
-            // WD24: whose it is, only with the token. X68: clients send Bearer and a content type always.
+            // Whose it is, only with the token. Clients send Bearer and a content type always.
             Row(false, "GET", "/health", Empty, 200, health),
             Row(true, "GET", "/health", Json(""), 200, health_with_token),
             Row(false, "GET", "/files", Empty, 401, error("Unauthorized")),
@@ -51,7 +51,7 @@ fn the_first_sidecar() -> Result<()> {
                 written("skills/s/SKILL.md"),
             ),
             Row(true, "PUT", "/files/with%20space.md", Json("{\"content\":\"x\"}"), 200, written("with space.md")),
-            // WD6: only the directory is ours.
+            // Only the directory is ours.
             Row(
                 true,
                 "PUT",
@@ -85,12 +85,12 @@ fn the_first_sidecar() -> Result<()> {
                 shape
             }),
             Row(true, "GET", "/files/..%2fdata-evil", Empty, 403, error("Access denied")),
-            // WD7: our own directory does not exist.
+            // Our own directory does not exist.
             Row(true, "GET", "/files/.winston/epoch", Empty, 404, error("File not found")),
             // Was 500 EISDIR.
             Row(true, "GET", "/files/skills", Empty, 409, any_error()),
             Row(true, "GET", "/files/", Empty, 409, any_error()),
-            // Listing: WD17, a dangling link is an entry like others. Sorted, which the old order allowed.
+            // Listing: a dangling link is an entry like others. Sorted, which the old order allowed.
             Row(
                 true,
                 "GET",
@@ -118,7 +118,7 @@ fn the_first_sidecar() -> Result<()> {
             ),
             Row(true, "GET", "/files?path=gone", Empty, 404, error("Directory not found")),
             Row(true, "GET", "/files?path=../data-evil", Empty, 403, error("Access denied")),
-            // WD16: killed the process.
+            // The old one died of it.
             Row(true, "GET", "/files?path=a&path=b", Empty, 400, any_error()),
             // Was 500 ENOTDIR.
             Row(true, "GET", "/files?path=test-soul.md", Empty, 409, any_error()),

@@ -23,7 +23,7 @@ fn the_later_sidecar() -> Result<()> {
     let mut health_with_token = health.clone();
     health_with_token["tenant_id"] = json!("=test-tenant");
     health_with_token["state_dir"] = json!("~/data/.openclaw");
-    // WD18: the old one wrote it anew, with other numbers, and without the second key and the last line end.
+    // The old one wrote it anew, with other numbers, and without the second key and the last line end.
     const EXACT: &str = "{\"content\":\"{\\\"n\\\":12345678901234567890,\\\"n\\\":1}\\n\"}";
     check(
         &sidecar,
@@ -59,7 +59,7 @@ fn the_later_sidecar() -> Result<()> {
                 200,
                 written("workspace/notes.md", 1),
             ),
-            // WD19: an empty file.
+            // An empty file.
             Row(
                 true,
                 "PUT",
@@ -77,7 +77,7 @@ fn the_later_sidecar() -> Result<()> {
                 200,
                 file("hooks/exact.json", "{\"n\":12345678901234567890,\"n\":1}\n"),
             ),
-            // WD6.
+            // Only the directory is ours.
             Row(
                 true,
                 "PUT",
@@ -87,7 +87,7 @@ fn the_later_sidecar() -> Result<()> {
                 written(".winston-notes.md", 1),
             ),
             Row(true, "PUT", "/winston/files/a.md", Json("{}"), 400, error("Missing content field")),
-            // WD20: was 500 and HTML.
+            // The old one answered 500 and HTML.
             Row(true, "PUT", "/winston/files/a.md", Empty, 400, error("Missing content field")),
             Row(true, "PUT", "/winston/files/a.md", Json("{"), 400, any_error()),
             Row(true, "PUT", "/winston/files/../a.md", Json("{\"content\":\"x\"}"), 403, error("Access denied")),
@@ -99,7 +99,7 @@ fn the_later_sidecar() -> Result<()> {
                 403,
                 error("Cannot write to Winston internal directory"),
             ),
-            // WD8: secrets were served and could be overwritten.
+            // The old one served secrets and let them be overwritten.
             Row(true, "PUT", "/winston/files/gateway.token", Json("{\"content\":\"x\"}"), 403, any_error()),
             Row(true, "GET", "/winston/files/gateway.token", Empty, 403, any_error()),
             Row(true, "GET", "/winston/files/credentials/x.json", Empty, 403, any_error()),
@@ -110,9 +110,9 @@ fn the_later_sidecar() -> Result<()> {
             Row(true, "GET", "/winston/files/gone.md", Empty, 404, error("File not found")),
             Row(true, "GET", "/winston/files/gone/", Empty, 404, error("File not found")),
             Row(true, "GET", "/winston/files/..%2f..%2fetc", Empty, 403, error("Access denied")),
-            // WD7: hidden, and so is the log of the sidecar that was here before.
+            // Hidden, and so is the log of the sidecar that was here before.
             Row(true, "GET", "/winston/files/.winston/changes.jsonl", Empty, 404, error("File not found")),
-            // Directories, in the root the names that mean the workspace too. WD17, WD23: also without the slash.
+            // Directories, in the root the names that mean the workspace too; also without the slash.
             Row(true, "GET", "/winston/files/", Empty, 200, root(&entry)),
             Row(true, "GET", "/winston/files", Empty, 200, root(&entry)),
             Row(
@@ -133,7 +133,7 @@ fn the_later_sidecar() -> Result<()> {
                 entry("SOUL.md", "file"), entry("memory", "directory"), entry("notes.md", "file"),
             ] }),
             ),
-            // WD23: was passed on to the gateway with the caller's token.
+            // The old one passed it on to the gateway with the caller's token.
             Row(true, "GET", "/winston/nothing", Empty, 404, any_error()),
             Row(true, "GET", "/winston/", Empty, 404, any_error()),
             Row(true, "GET", "/winston", Empty, 404, any_error()),

@@ -27,7 +27,7 @@ fn tenant() -> Result<Sidecar> {
     Ok(sidecar)
 }
 
-/// X7: one file with two names is one file and one change.
+/// One file with two names is one file and one change.
 #[test]
 fn both_contracts_show_one_store_and_one_history() -> Result<()> {
     let sidecar = tenant()?;

@@ -59,7 +59,7 @@ fn every_path_reaches_its_owner_and_nobody_else() -> Result<()> {
     Ok(())
 }
 
-/// WD23, WD36: what is for us stays here; what is for the gateway is not touched, and nothing is added to it.
+/// What is for us stays here; what is for the gateway is not touched, and nothing is added to it.
 #[test]
 fn our_credentials_do_not_reach_the_gateway() -> Result<()> {
     let backend = Backend::ok()?;
