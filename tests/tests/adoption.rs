@@ -188,6 +188,41 @@ fn a_stop_that_was_under_way_goes_on() -> Result<()> {
     end(home)
 }
 
+/// What was asked for came true while there was no sidecar: nothing is started in between, and the end is what was asked for.
+#[test]
+fn a_stop_that_came_to_its_end_without_a_sidecar_is_one() -> Result<()> {
+    for (order, state, starts) in [("stop", "stopped", 1), ("restart", "ready", 2)] {
+        let household = Household::new(Mode::Subreaper)?;
+        let (home, _orders, gateway) = ready(&household)?;
+        std::fs::write(household.home().join("stubborn"), "")?;
+        std::thread::scope(|scope| {
+            let asking = scope.spawn(|| home.gateway.order(order));
+            eventually("the gateway is asked", || Ok(home.was_terminated().then_some(())))?;
+            without_sidecar(&home, || {
+                std::fs::remove_file(household.home().join("stubborn"))?;
+                Ok(kill(nix::unistd::Pid::from_raw(gateway), Signal::SIGTERM)?)
+            })?;
+            let status = home.gateway.wait_for(state, |status| status["state"] == state)?;
+            ensure!(status["last_exit"]["cause"] == "asked" && status["last_exit"]["code"] == 0, "{order}: {status}");
+            ensure!(home.starts()?.len() == starts, "{order}: {:?}", home.starts()?);
+            let told = home.gateway.log_text(20)?;
+            ensure!(told.contains("as asked"), "{order}: {told}");
+            let _ = asking.join();
+            Ok(())
+        })?;
+        end_quietly(home)?;
+    }
+    Ok(())
+}
+
+/// Everything ends with code 0, whether there is a gateway or not.
+fn end_quietly(mut home: Home) -> Result<()> {
+    home.entrypoint.signal(Signal::SIGTERM)?;
+    let (code, _, log) = home.entrypoint.finish()?;
+    ensure!(code == 0 && home.gateways()?.is_empty(), "{code}: {log}");
+    Ok(())
+}
+
 #[test]
 fn the_adopted_state_is_seen() -> Result<()> {
     let household = Household::new(Mode::Subreaper)?;

@@ -11,7 +11,7 @@ use crate::gateway::exit::{self, Exit, Findings};
 use crate::gateway::likely::likely;
 use crate::gateway::logs::Stream;
 use crate::gateway::memory::OomWatch;
-use crate::gateway::state::{Event, Phase};
+use crate::gateway::state::{End, Event, Phase, Why};
 use crate::gateway::{GatewayConfig, descendants, port, process};
 
 /// Longest time for looking at the disk after a failed start, and for reading the last output.
@@ -40,6 +40,16 @@ impl Owner {
     }
 
     pub(super) async fn exited(&mut self, pid: u32, exit: Exit) {
+        let stopping = match self.state.phase {
+            Phase::Stopping { why, .. } => Some(why),
+            _ => None,
+        };
+        let end = self.judge(pid, exit, stopping).await;
+        self.apply(Event::Exited(end)).await;
+    }
+
+    /// What an end means; published with the next change of state. `stopping` is why we were stopping it, if we were.
+    pub(super) async fn judge(&mut self, pid: u32, exit: Exit, stopping: Option<Why>) -> End {
         // Why is told when its last words have been read.
         tracing::info!(pid, ?exit, "gateway process ended");
         self.drain = None;
@@ -48,10 +58,6 @@ impl Owner {
             Exit::Code(exit::CONFIG | 1) => investigate(self.config.clone(), pid).await,
             Exit::Signal(exit::SIGKILL) => Findings { oom: self.oom.seen(), ..Findings::default() },
             _ => Findings::default(),
-        };
-        let stopping = match self.state.phase {
-            Phase::Stopping { why, .. } => Some(why),
-            _ => None,
         };
         self.trouble = exit::meaning(exit, &findings, stopping);
         if stopping.is_none()
@@ -70,9 +76,9 @@ impl Owner {
         let cause = exit::cause(exit, &findings, stopping);
         self.last_exit = Some(GatewayExit { at, code, signal, meaning, cause, likely: None, evidence: None });
         let end = exit::end(exit, &findings);
-        findings.no_config |= end == crate::gateway::state::End::NoConfig;
+        findings.no_config |= end == End::NoConfig;
         self.ended = Some(Ended { pid, exit, findings, was_ready, asked: stopping.is_some() });
-        self.apply(Event::Exited(end)).await;
+        end
     }
 
     /// Ends whatever the last process left behind, and reads its output to the end: nothing of it may reach into the

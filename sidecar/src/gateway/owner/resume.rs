@@ -11,7 +11,7 @@ use crate::gateway::descendants;
 use crate::gateway::exit::Exit;
 use crate::gateway::process::{self, Process};
 use crate::gateway::record::{Known, Order, Record};
-use crate::gateway::state::{Event, Memory, Phase, Running, State, Then};
+use crate::gateway::state::{Event, Memory, Phase, Running, State, Then, Why};
 use crate::gateway::{GatewayConfig, Heritage};
 
 /// How a process that we have just started can be recognised.
@@ -40,6 +40,11 @@ impl Owner {
         self.starts = record.starts;
         self.trouble = record.last_exit.as_ref().map(|exit| exit.meaning.clone()).unwrap_or_default();
         self.last_exit.clone_from(&record.last_exit);
+        // Before anything is waited for: nobody is to take it for an end since.
+        let restarts = self.starts.saturating_sub(1);
+        self.shared.status.send_modify(|status| {
+            (status.last_exit, status.restarts) = (record.last_exit.clone(), restarts);
+        });
         let found = record.process.as_ref().map(|known| adopt::find(known, &self.config));
         match found {
             Some(Found::Process(process)) => {
@@ -68,14 +73,20 @@ impl Owner {
 
     /// There is no process to take over. What the record does not know of must not live beside the next one.
     async fn start_over(&mut self, record: &Record, configured: bool) {
-        descendants::sweep(self.realm, self.config.limits.sweep).await;
+        self.sweep().await;
         self.apply(Event::Resumed(self.memory(record, configured, None))).await;
         self.ask_next();
     }
 
-    /// Takes the recorded process over; if it is gone, its end comes right after.
+    /// Takes the recorded process over. If it is gone, its end comes right after, unless somebody had asked for that: then there is nothing left
+    /// to be done but what was to follow.
     async fn go_on(&mut self, record: &Record, configured: bool) {
         let Some(known) = &record.process else { return };
+        if self.process.is_none() && record.order != Order::Run {
+            let exit = self.told_exit().await;
+            self.judge(known.pid.unsigned_abs(), exit, Some(Why::Requested)).await;
+            return self.start_over(record, configured).await;
+        }
         let running = Running { age: since(known.at), ready_for: known.ready.map(since) };
         let now = Instant::now();
         self.spawned_at = now.checked_sub(running.age).unwrap_or(now);
@@ -95,7 +106,9 @@ impl Owner {
 
     fn memory(&self, record: &Record, configured: bool, running: Option<Running>) -> Memory {
         let stopped = record.order == Order::Stop;
-        Memory { running, stopped, failures: record.failures, configured }
+        // Whoever asks for a restart forgives, and without a process it is a start.
+        let failures = if record.order == Order::Restart { 0 } else { record.failures };
+        Memory { running, stopped, failures, configured }
     }
 
     /// The status of a process that has ended: a child's is known, an adopted one's is entrypoint's to tell.
