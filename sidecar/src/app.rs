@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
+use winston_wire::Source;
 
 use crate::candidate::{self, Configs};
 use crate::config::Settings;
 use crate::edits::{EditError, Edits};
 use crate::front::{self, FrontSettings, FrontShared};
 use crate::fs::{Root, TenantPath};
-use crate::gateway::{self, Cli, FileSettings, GatewayConfig, GatewayHandle, Inherited, Limits, LogSettings};
+use crate::gateway::{self, Cli, FileSettings, GatewayConfig, GatewayHandle, Inherited, Limits, LogSettings, Writer};
 use crate::handover::Handover;
 use crate::http::{App, BODY_BUDGET_KIB, CONCURRENT_WRITES, HttpCounters, Server, Streams, TokenDigest};
 use crate::seeds;
@@ -385,14 +386,14 @@ impl Signals {
     }
 }
 
-/// A new configuration, from whomever, ends a gateway's wait for one and its pause after a bad one.
+/// A new configuration ends a gateway's wait for one, and its pause after a bad one unless the gateway wrote it.
 async fn tell_gateway_of_config(edits: Arc<Edits>, gateway: GatewayHandle) {
     let Some(path) = edits.layout().config_file() else { return };
     let mut head = edits.journal().head();
     let mut told = edits.index().version(path.as_str());
     while head.changed().await.is_ok() {
         // The index follows the journal within the edit that made the record; what is missed now is seen with the next record or start.
-        let Ok(version) = spawned({
+        let Ok(record) = spawned({
             let (edits, path) = (Arc::clone(&edits), path.clone());
             move || edits.recorded(&path)
         })
@@ -400,9 +401,14 @@ async fn tell_gateway_of_config(edits: Arc<Edits>, gateway: GatewayHandle) {
         else {
             return;
         };
+        let version = record.map(|record| record.version);
         if version != told {
             told = version;
-            gateway.config_ready();
+            gateway.config_changed(match record {
+                Some(record) if record.version.source == Source::Agent => Writer::Tenant(record.changed_at()),
+                // That there is none any more is known at the next start, and no gateway lives from that.
+                _ => Writer::Other,
+            });
         }
     }
 }

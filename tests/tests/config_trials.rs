@@ -118,6 +118,24 @@ fn a_validation_that_cannot_be_had_is_said() -> Result<()> {
     Ok(())
 }
 
+/// A gateway that writes its configuration at each start, and ends, is in a crash loop all the same; somebody's new one ends that.
+#[test]
+fn a_gateway_that_writes_its_own_configuration_gets_into_a_crash_loop() -> Result<()> {
+    let host = start()?;
+    host.sidecar.agent_writes(CONFIG, config("bad", &json!({"start": "restamp"})))?;
+    host.gateway.order("restart")?.expect(200)?;
+    host.gateway.wait_for("a crash loop", |status| status["state"] == "crash_looping")?;
+    // What the last one wrote is known, and ends nothing.
+    eventually("what was written last is recorded", || {
+        let there = winston_tests::tenant::hash(&host.on_disk()?);
+        Ok((host.report()?["hash"] == there).then_some(()))
+    })?;
+    assert_eq!(host.gateway.status()?["state"], "crash_looping");
+    host.sidecar.agent_writes(CONFIG, config("good", &json!({})))?;
+    host.gateway.wait_until_ready(None)?;
+    Ok(())
+}
+
 /// What the gateway does not do well with goes back, and the gateway serves with what was there before.
 #[test]
 fn a_gateway_that_does_not_do_well_gets_its_old_configuration_back() -> Result<()> {

@@ -29,7 +29,7 @@ use sha2::{Digest, Sha256};
 use winston_wire::{ContentHash, Source};
 
 use crate::fs::{Class, EntryKind, FsError, Layout, Root, TenantPath};
-use crate::index::{Index, Version};
+use crate::index::{Index, Record};
 use crate::journal::{self, Journal, JournalError};
 
 pub(crate) use absorb::Move;
@@ -224,10 +224,10 @@ impl Edits {
         self.data_flushes.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Last recorded version of a path, once no edit of it is under way. Blocking.
-    pub(crate) fn recorded(&self, path: &TenantPath) -> Option<Version> {
+    /// What is recorded about a path, once no edit of it is under way. Blocking.
+    pub(crate) fn recorded(&self, path: &TenantPath) -> Option<Record> {
         let _lock = self.locks.lock(std::iter::once(path.as_str()));
-        self.index.version(path.as_str())
+        self.index.record(path.as_str())
     }
 
     /// Writes the index to disk. Blocking.

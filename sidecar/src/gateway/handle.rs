@@ -9,8 +9,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use winston_wire::GatewayStatus;
 
 use super::{
-    Answer, Command, GatewayError, Level, LogCounts, LogLine, LogReader, LogsFrom, Memory, Request, Shared,
-    descendants, suspend,
+    Answer, Command, GatewayError, Level, LogCounts, LogLine, LogReader, LogsFrom, Memory, Request, Shared, Writer,
+    descendants, news, suspend,
 };
 
 /// Longest wait at the end for the last lines to be written to the log file.
@@ -81,10 +81,17 @@ impl GatewayHandle {
         resuming.await.unwrap_or(Err(GatewayError::ShuttingDown))
     }
 
-    /// Says that `openclaw.json` appeared or changed. Ends the wait for it and the wait of a backoff or crash loop;
-    /// a running gateway notices by itself. To be called too often does no harm.
+    /// Says that `openclaw.json` appeared or changed, and not by the gateway's own hand. Ends the wait for it and the wait of a backoff or crash
+    /// loop; a running gateway notices by itself. To be called too often does no harm.
     pub(crate) fn config_ready(&self) {
         self.shared.config_ready.notify_one();
+    }
+
+    /// The same of a version that somebody wrote, where that is news (see `news`).
+    pub(crate) fn config_changed(&self, writer: Writer) {
+        if news::is_news(&self.shared.status.borrow(), writer) {
+            self.config_ready();
+        }
     }
 
     /// The last `limit` lines of the gateway's output that are in memory, oldest first. Never blocks.

@@ -14,6 +14,7 @@
 //! | `memory`, `weight` | how much memory it takes; pure: whether that is too much |
 //! | `suspend` | having it take no work for a while |
 //! | `likely` | pure: what probably made it end |
+//! | `news` | pure: whether a new configuration ends a pause |
 //! | `output`, `logs` | its output: bytes, and the lines that are kept of them |
 //! | `probation` | what a trial of a configuration sees of it |
 //!
@@ -35,6 +36,7 @@ mod handle;
 mod likely;
 mod logs;
 mod memory;
+mod news;
 mod output;
 mod owner;
 mod port;
@@ -71,6 +73,7 @@ pub(crate) use self::logs::{
     FileSettings, From as LogsFrom, Level, LogCounts, LogLine, LogReader, LogSettings, Piece, Stream,
 };
 pub(crate) use self::memory::Memory;
+pub(crate) use self::news::Writer;
 use self::output::Output;
 pub(crate) use self::output::Pipe;
 pub(crate) use self::probation::Cli;

@@ -1,6 +1,6 @@
 //! What the index knows about one file.
 
-use winston_wire::{ContentHash, Source};
+use winston_wire::{ContentHash, Source, Timestamp};
 
 use crate::fs::Stat;
 
@@ -31,6 +31,11 @@ pub(crate) struct Record {
 }
 
 impl Record {
+    /// When the file was last changed, as the kernel says, if it was ever seen.
+    pub(crate) fn changed_at(&self) -> Option<Timestamp> {
+        Some(self.ctime_ns).filter(|_| self.ino != 0).and_then(|at| Timestamp::from_nanosecond(at.into()).ok())
+    }
+
     /// Whether the file is certainly still the one that was seen.
     pub(super) fn matches(&self, dev: Option<u8>, stat: &Stat) -> bool {
         self.settled

@@ -99,12 +99,21 @@ impl Step<'_> {
         };
     }
 
-    /// A new configuration deserves a fresh count, whatever the old one did.
+    /// A new configuration deserves a fresh count, whatever the old one did. A process that lives has yet to show what it does with it, and may
+    /// have written it itself.
     fn config_ready(&mut self) {
         self.state.configured = true;
-        self.state.failures = 0;
-        if matches!(self.state.phase, Phase::WaitingForConfig | Phase::Backoff { .. } | Phase::CrashLooping { .. }) {
-            self.launch();
+        match &mut self.state.phase {
+            Phase::WaitingForConfig | Phase::Backoff { .. } | Phase::CrashLooping { .. } => {
+                self.state.failures = 0;
+                self.launch();
+            }
+            // We gave up on it: the pause after its end would be ended by this.
+            Phase::Stopping { then: then @ Then::Recover, .. } => {
+                self.state.failures = 0;
+                *then = Then::Start;
+            }
+            _ => {}
         }
     }
 

@@ -89,6 +89,43 @@ fn a_request_or_a_new_config_ends_backoff_and_crash_loop() {
     }
 }
 
+/// A gateway that writes its configuration at each start makes a new one appear in each of its lives.
+#[test]
+fn a_new_config_under_a_process_is_no_fresh_count() {
+    let mut walk = Walk::starting();
+    for _ in 1..walk.limits.quick_ends {
+        assert_eq!(walk.take(Event::ConfigReady), []);
+        walk.exit(End::Failed);
+        walk.expect(GatewayState::Backoff);
+        walk.pass();
+        walk.take(Event::Started);
+    }
+    for event in [Event::ConfigReady, Event::Silent, Event::ConfigReady, Event::Alive] {
+        assert_eq!(walk.take(event), []);
+    }
+    walk.exit(End::Failed);
+    walk.expect(GatewayState::CrashLooping);
+}
+
+#[test]
+fn a_new_config_while_giving_up_on_a_process_is_tried_after_its_end() {
+    for mut walk in [Walk::starting(), Walk::unresponsive()] {
+        walk.state.failures = walk.limits.quick_ends;
+        walk.pass();
+        walk.expect(GatewayState::Stopping);
+        assert_eq!(walk.take(Event::ConfigReady), []);
+        assert_eq!(walk.exit(End::Failed), [Action::Sweep, Action::Spawn]);
+        assert_eq!(walk.state.failures, 0);
+    }
+    // Whatever somebody asked for holds.
+    let mut walk = Walk::unresponsive();
+    walk.pass();
+    walk.take(Event::Stop);
+    walk.take(Event::ConfigReady);
+    walk.exit(End::Failed);
+    walk.expect(GatewayState::Stopped);
+}
+
 #[test]
 fn running_well_is_rewarded() {
     let mut walk = Walk::crash_looping();

@@ -47,6 +47,11 @@ pub(crate) fn run() -> ExitCode {
             return ExitCode::from(1);
         }
         "hang" => forever(),
+        "restamp" => {
+            restamp(config);
+            eprintln!("Error: the stand-in crashes after it wrote its configuration");
+            return ExitCode::from(1);
+        }
         _ => {}
     }
     let listener = match listen() {
@@ -163,9 +168,20 @@ fn crash_time(config: &Value) -> Option<Instant> {
     config["tools"]["standIn"]["crashAfterMs"].as_u64().map(|ms| Instant::now() + Duration::from_millis(ms))
 }
 
+/// Another text at each start.
+fn restamp(mut config: Value) {
+    let starts = config["meta"]["starts"].as_u64().unwrap_or_default();
+    config["meta"] = json!({"starts": starts + 1});
+    write(&config);
+}
+
 /// As the real one stamps its configuration; the new text.
 fn rewrite(mut config: Value) -> String {
     config["meta"] = json!({"lastTouchedVersion": "stand-in"});
+    write(&config)
+}
+
+fn write(config: &Value) -> String {
     let text = format!("{config:#}\n");
     let new = path().with_extension("tmp");
     if std::fs::write(&new, &text).and_then(|()| std::fs::rename(&new, path())).is_err() {

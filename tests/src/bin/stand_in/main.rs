@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | `validate` | `invalid`, `hang`, `garbage`, `fail` | what `config validate --json` does instead of saying that it is valid |
 //! | `start` | `refuse`, `crash`, `hang` | the start ends with 78, with 1, or never gets ready |
+//! | | `restamp` | it writes something else into its configuration and ends with 1 |
 //! | `reload` | `refuse`, `crash`, `restart`, `exit`, `rewrite` | what a running gateway does when it finds this configuration |
 //! | `crashAfterMs` | a number | it ends with 1 so long after it was ready |
 //!
