@@ -10,10 +10,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
+use serde_json::json;
 use winston_tests::gateway::pid;
 use winston_tests::household::{Home, Household, Orders, install, install_script};
 use winston_tests::process::{Mode, Process, bin, namespaces, skip};
 use winston_tests::sidecar::Setup;
+use winston_tests::trial::{CONFIG, config};
 use winston_tests::wait::eventually;
 
 /// Runs a test in both modes, or says why one is impossible.
@@ -221,6 +223,46 @@ fn end_quietly(mut home: Home) -> Result<()> {
     let (code, _, log) = home.entrypoint.finish()?;
     ensure!(code == 0 && home.gateways()?.is_empty(), "{code}: {log}");
     Ok(())
+}
+
+/// The end of a gateway is told only after a while when entrypoint is held up. A configuration that came meanwhile was never read by it.
+#[test]
+fn an_end_that_is_told_late_is_not_the_candidates() -> Result<()> {
+    let household = with_token(Household::new(Mode::Subreaper)?)?;
+    let (home, _orders, gateway) = ready(&household)?;
+    without_sidecar(&home, || Ok(()))?;
+    home.ready()?;
+    eventually("the configuration is good", || Ok((home.client.get("/config")?["standing"] == "good").then_some(())))?;
+    let new = config("new", &json!({}));
+    home.entrypoint.signal(Signal::SIGSTOP)?;
+    let submitted = (|| {
+        kill(nix::unistd::Pid::from_raw(gateway), Signal::SIGKILL)?;
+        let octets = [("Content-Type", "application/octet-stream")];
+        home.client.call("PUT", "/config?wait=false", &octets, new.as_bytes())?.expect(202)?;
+        eventually("it is swapped in", || {
+            Ok((std::fs::read_to_string(household.data().join(CONFIG))? == new).then_some(()))
+        })
+    })();
+    home.entrypoint.signal(Signal::SIGCONT)?;
+    submitted?;
+    let report = eventually("the verdict", || {
+        let report = home.client.get("/config")?;
+        let last = report["last"]["verdict"].is_string() && report["activity"] == "idle";
+        Ok(last.then_some(report))
+    })?;
+    ensure!(report["last"]["verdict"] == "applied", "{report}");
+    ensure!(std::fs::read_to_string(household.data().join(CONFIG))? == new);
+    ensure!(home.starts()?.len() == 2, "{:?}", home.starts()?);
+    end(home)
+}
+
+/// With what trials of configurations need.
+fn with_token(household: Household) -> Result<Household> {
+    let household = household
+        .env("OPENCLAW_GATEWAY_TOKEN", "test-gateway-token-0123456789abcdef")
+        .env("WINSTON_PROBATION_SECONDS", "1");
+    std::fs::write(household.data().join(CONFIG), config("old", &json!({})))?;
+    Ok(household)
 }
 
 #[test]

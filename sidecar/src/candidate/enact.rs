@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use winston_wire::{ContentHash, Source};
 
+use super::footing::{Footing, last_ended};
 use super::owner::Owner;
 use super::record::{MIXED, NEW, OLD, Phase, Record, TRANSACTION};
 use super::report::Shared;
@@ -38,8 +39,8 @@ impl Owner {
         let made = new.file(&self.config).filter(|_| trial.mixed);
         let made: Vec<_> =
             made.and_then(|file| Some((file.path.as_str().to_owned(), file.hash()?))).into_iter().collect();
-        let shared = Arc::clone(&self.shared);
-        let swapped = self.blocking(move |edits, store| -> Result<Record, SetError> {
+        let (shared, gateway) = (Arc::clone(&self.shared), self.gateway.clone());
+        let swapped = self.blocking(move |edits, store| -> Result<(Record, Footing), SetError> {
             let mut staged = || -> Result<(), EditError> {
                 record.pushed_before = swap::pushed(edits, &old, |path, hash| shared.is_mixed(path, hash))?;
                 store.keep(OLD, &old)?;
@@ -51,6 +52,9 @@ impl Owner {
             // Before the file: what is made out of the tenant's must never look like a push.
             remember_mixed(store, &shared, &made);
             swap::swap(edits, &record.author(), &old, &new).inspect_err(|_| forget(store))?;
+            // At once: whoever lives now can read it.
+            let (status, lives) = gateway.sighted();
+            let footing = Footing::of(&status, lives);
             failpoint::here("config-swapped");
             let record = Record { phase: Phase::Probation, ..record };
             if let Err(error) = store.write(TRANSACTION, &record) {
@@ -58,15 +62,15 @@ impl Owner {
                 tracing::warn!(%error, "could not note that a configuration is on trial");
             }
             failpoint::here("config-on-trial");
-            Ok(record)
+            Ok((record, footing))
         });
-        let before = self.status();
         match swapped.await? {
-            Ok(record) => {
+            Ok((record, footing)) => {
                 let (origin, generation, effect) = (record.origin, record.generation, record.effect);
                 tracing::info!(?origin, generation, ?effect, "a configuration is on trial");
                 trial.record = record;
-                Ok(Event::Swapped(Standing::of(before.state)))
+                (trial.seen_exit, trial.earlier) = (footing.seen_exit, footing.earlier);
+                Ok(Event::Swapped(footing.standing))
             }
             Err(SetError { index, error }) => Err(SubmitError::Edit { index, error }),
         }
@@ -110,13 +114,14 @@ impl Owner {
         if self.is_halted() {
             return Err(SubmitError::ShuttingDown);
         }
+        let number = last_ended(&status);
         let ended = status.last_exit.filter(|exit| trial.seen_exit.is_none_or(|seen| seen < exit.at));
         if let Some(exit) = &ended {
             trial.seen_exit = Some(exit.at);
         }
-        let known = ended.is_some() && std::mem::take(&mut trial.end_to_come);
-        let ended = ended.filter(|_| !known).map(|exit| (exit.cause, exit.meaning));
-        Ok(Look { state: status.state, ended, answers, reloads })
+        let earlier_ended = ended.is_some() && trial.earlier.take() == Some(number);
+        let ended = ended.filter(|_| !earlier_ended).map(|exit| (exit.cause, exit.meaning));
+        Ok(Look { state: status.state, ended, earlier_ended, answers, reloads })
     }
 
     /// Whether the configuration on disk is the candidate, perhaps as the gateway rewrote it.
@@ -185,8 +190,8 @@ impl Owner {
                     tracing::warn!(%error, "the gateway could not be restarted on the old configuration");
                 }
             }
-            Standing::Waiting => self.gateway.config_ready(),
-            Standing::Ending | Standing::Off => {}
+            Standing::Waiting | Standing::Ending => self.gateway.config_ready(),
+            Standing::Off => {}
         }
     }
 

@@ -3,6 +3,7 @@
 //! | File | Its one job |
 //! |---|---|
 //! | `trial` | what happens to a candidate: the pure transition function and its diagram |
+//! | `footing` | pure: which process it met, and whose ends are about it |
 //! | `guard` | pure: what to do about the configuration while none is tried |
 //! | `checks`, `effect` | pure: what is wrong with it, what a change needs |
 //! | `cli` | asking the gateway's own validation |
@@ -20,6 +21,7 @@ mod cli;
 mod effect;
 mod enact;
 mod examine;
+mod footing;
 mod guard;
 mod outcome;
 mod owned;

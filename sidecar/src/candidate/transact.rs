@@ -1,7 +1,8 @@
 //! One change of the configuration from its submission to its verdict.
 
-use winston_wire::{ConfigIssue, ConfigVerdict, ContentHash, GatewayState, Timestamp, Verdict};
+use winston_wire::{ConfigIssue, ConfigVerdict, ContentHash, Timestamp, Verdict};
 
+use super::footing::Footing;
 use super::outcome::verdict;
 use super::owner::Owner;
 use super::prepare::{Prepared, prepare};
@@ -22,8 +23,8 @@ pub(super) struct Trial {
     pub(super) secrets: Vec<String>,
     /// The end of a process that is known.
     pub(super) seen_exit: Option<Timestamp>,
-    /// The gateway of an earlier sidecar is gone, and its end is about to be told.
-    pub(super) end_to_come: bool,
+    /// Number of the process that was at its end before it could read the candidate: whatever its end means, it is not about that.
+    pub(super) earlier: Option<u64>,
     /// The last line of the gateway's output before the trial, and the last that was looked at.
     pub(super) first_line: u64,
     pub(super) seen_line: u64,
@@ -116,7 +117,7 @@ impl Owner {
             new,
             secrets,
             seen_exit: status.last_exit.map(|exit| exit.at),
-            end_to_come: false,
+            earlier: None,
             first_line: line,
             seen_line: line,
             restarted: false,
@@ -162,7 +163,7 @@ impl Owner {
                 let mut trial = self.trial(record, old, new);
                 // Whether a process that ended meanwhile had read the candidate is not to be known. The next one reads it, and shows.
                 let status = self.status();
-                trial.end_to_come = status.state == GatewayState::Adopted && status.pid.is_none();
+                trial.earlier = Footing::of(&status, true).earlier;
                 trial.first_line = 0;
                 self.drive(trial, state, actions).await.map(drop)
             }

@@ -127,7 +127,7 @@ pub(super) enum Standing {
     Running,
     /// There is none, and there will be one as soon as somebody says so.
     Waiting,
-    /// It is being stopped; perhaps to be started again.
+    /// It is being stopped, or has ended and nobody was told yet; perhaps to be started again.
     Ending,
     /// Somebody wants it to be off.
     Off,
@@ -160,8 +160,10 @@ pub(super) enum Reload {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Look {
     pub(super) state: GatewayState,
-    /// A process ended.
+    /// A process ended that may have read the candidate.
     pub(super) ended: Option<(ExitCause, String)>,
+    /// The process ended that was at its end when the set was swapped in: it never read it. Once at most.
+    pub(super) earlier_ended: bool,
     /// It answered just now.
     pub(super) answers: bool,
     pub(super) reloads: Vec<Reload>,
@@ -238,8 +240,8 @@ fn swapped(limits: &Limits, effect: Effect, standing: Standing, now: Duration) -
             (State::Watching { until, unseen_until, silent_since: None, restarts: 0 }, vec![Action::Look])
         }
         (Standing::Ready, Effect::Restart) | (Standing::Running, _) => (starting, vec![Action::Restart, Action::Look]),
-        (Standing::Waiting, _) => (starting, vec![Action::Wake, Action::Look]),
-        (Standing::Ending, _) => (starting, vec![Action::Look]),
+        // Under a process that is given up on, the next one does not wait as long as its end would make it wait.
+        (Standing::Waiting | Standing::Ending, _) => (starting, vec![Action::Wake, Action::Look]),
     }
 }
 
@@ -267,6 +269,11 @@ fn looked(limits: &Limits, state: State, look: Look, now: Duration) -> (State, V
     if look.state == GatewayState::Stopped {
         // Somebody else's decision, and the next start decides the rest.
         return ended(Ruling::Kept { proved: false });
+    }
+    if look.earlier_ended {
+        // Only now is there somebody to read the set.
+        let state = State::Starting { budget_ends: now + limits.start, restarts };
+        return (state, vec![Action::Wake, Action::Look]);
     }
     let mut applied = false;
     for reload in look.reloads {

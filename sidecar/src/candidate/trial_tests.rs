@@ -6,7 +6,7 @@ const LIMITS: Limits =
     Limits { start: Duration::from_secs(100), probation: Duration::from_secs(10), silence: Duration::from_secs(15) };
 
 fn look(state: GatewayState) -> Look {
-    Look { state, ended: None, answers: state == GatewayState::Ready, reloads: Vec::new() }
+    Look { state, ended: None, earlier_ended: false, answers: state == GatewayState::Ready, reloads: Vec::new() }
 }
 
 fn exit(cause: ExitCause) -> Look {
@@ -99,7 +99,33 @@ fn whoever_waits_for_a_configuration_is_woken_and_whoever_is_off_is_left_alone()
     let off = Story::swapped(Effect::Restart, Standing::Off);
     assert_eq!(off.state, State::Ended(Ruling::Kept { proved: false }));
     let ending = Story::swapped(Effect::Restart, Standing::Ending);
-    assert!(!ending.did(Action::Restart) && !ending.did(Action::Wake));
+    assert!(!ending.did(Action::Restart) && ending.did(Action::Wake));
+}
+
+#[test]
+fn the_end_of_a_process_that_never_read_it_is_not_its_fault() {
+    let earlier = |state| Look { earlier_ended: true, ..look(state) };
+    let mut story = Story::swapped(Effect::Hot, Standing::Ending);
+    story.looks(90, look(GatewayState::Stopping));
+    story.actions.clear();
+    // Its successor gets all of its time, and does not wait for the end of a pause.
+    story.looks(99, earlier(GatewayState::CrashLooping));
+    assert_eq!(story.state, State::Starting { budget_ends: Duration::from_secs(199), restarts: 0 });
+    assert_eq!(story.actions, [Action::Wake, Action::Look]);
+    story.looks(198, look(GatewayState::Starting));
+    assert!(!story.did(Action::Return));
+    story.looks(199, exit(ExitCause::Failed));
+    assert!(story.did(Action::Return), "the end of its successor is");
+
+    // Somebody wanted it to stay off.
+    let mut story = Story::swapped(Effect::Hot, Standing::Ending);
+    story.looks(1, earlier(GatewayState::Stopped));
+    assert_eq!(story.state, State::Ended(Ruling::Kept { proved: false }));
+
+    // It had ended when the set came, and that is told together with the end of its successor.
+    let mut story = Story::swapped(Effect::Restart, Standing::Ending);
+    story.looks(1, exit(ExitCause::BadConfig));
+    assert!(story.failure().is_refusal());
 }
 
 #[test]
@@ -217,6 +243,7 @@ fn any_look() -> impl Strategy<Value = Look> {
         |(state, cause, answers, reload)| Look {
             state,
             ended: cause.map(|cause| (cause, "it ended".to_owned())),
+            earlier_ended: false,
             answers,
             reloads: reload.into_iter().collect(),
         },

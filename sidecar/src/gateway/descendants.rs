@@ -205,6 +205,11 @@ pub(super) fn user(pid: i32) -> Option<u32> {
     line.split_ascii_whitespace().next()?.parse().ok()
 }
 
+/// Whether a process has not ended yet. An id that is another one's by now is that one's.
+pub(super) fn lives(pid: i32) -> bool {
+    read_entry(pid).is_some_and(|entry| !entry.zombie)
+}
+
 /// The line of one process.
 pub(super) fn read_entry(pid: i32) -> Option<Entry> {
     parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)

@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use winston_wire::GatewayStatus;
+
 use super::logs::LogLine;
-use super::{GatewayConfig, GatewayHandle, Identity, env, probe};
+use super::{GatewayConfig, GatewayHandle, Identity, descendants, env, probe};
 
 /// How the gateway's own program is run for a question: as the gateway, except for where its state is.
 #[derive(Debug, Clone)]
@@ -35,6 +37,13 @@ impl Cli {
 }
 
 impl GatewayHandle {
+    /// The present state, and whether its process had not ended by now, be that known already or not.
+    pub(crate) fn sighted(&self) -> (GatewayStatus, bool) {
+        let status = self.status();
+        let pid = status.pid.and_then(|pid| i32::try_from(pid).ok());
+        (status, pid.is_some_and(descendants::lives))
+    }
+
     /// Whether it has started, does not drain, and its event loop turns: `/healthz` and `/startupz` answer 200, each within `limit`.
     pub(crate) async fn serves(&self, limit: Duration) -> bool {
         let port = self.shared.status.borrow().port;
