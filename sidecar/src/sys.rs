@@ -12,8 +12,9 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::libc;
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SigSet, Signal};
 use rustix::io::FdFlags;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -58,17 +59,23 @@ pub(crate) fn detach(command: &mut Command, identity: Option<Identity>, director
     Ok(())
 }
 
-/// Like [`detach`], but the program stays in our session.
-pub(crate) fn restrain(command: &mut Command, identity: Option<Identity>, directory: &Path) -> io::Result<()> {
-    let directory = CString::new(directory.as_os_str().as_bytes())?;
-    // SAFETY: as for `detach`.
+/// Like [`detach`], but the program is killed when the thread ends that starts it.
+pub(crate) fn tie(command: &mut Command, identity: Option<Identity>, directory: &Path) -> io::Result<()> {
+    let us = nix::unistd::getpid();
+    detach(command, identity, directory)?;
+    let prepare = move || {
+        // After the change of the user, which would take it back.
+        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+        if nix::unistd::getppid() == us { Ok(()) } else { Err(io::Error::from(Errno::ESRCH)) }
+    };
+    // SAFETY: as for `detach`; it runs after what that has registered.
     unsafe {
-        command.pre_exec(move || harmless(identity, &directory));
+        command.pre_exec(prepare);
     }
     Ok(())
 }
 
-/// What `detach` and `restrain` share; for the child, before it becomes the program.
+/// For the child, before it becomes the program.
 fn harmless(identity: Option<Identity>, directory: &CStr) -> io::Result<()> {
     SigSet::empty().thread_set_mask()?;
     close_on_exec_from_three();

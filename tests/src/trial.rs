@@ -1,11 +1,13 @@
 //! A sidecar whose gateway is the stand-in (`src/bin/stand_in`), for trials of configurations.
 
+use std::path::Path;
+
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
 use crate::gateway::Gateway;
 use crate::http::{Answer, free_address};
-use crate::process::bin;
+use crate::process::{bin, find_processes};
 use crate::sidecar::{Setup, Sidecar};
 use crate::wait::eventually;
 
@@ -50,6 +52,18 @@ pub fn value(marker: &str, stand_in: &Value) -> Value {
         "ui": {"marker": marker},
         "tools": {"standIn": stand_in},
     })
+}
+
+/// The validations that run for this data directory, with everything that they started.
+pub fn validations(data: &Path) -> Result<Vec<String>> {
+    let home = format!("HOME={}", data.join(".home").display());
+    let found = find_processes(|process| {
+        let variables = &process.environment;
+        let scratch =
+            |variable: &String| variable.starts_with("OPENCLAW_CONFIG_PATH=") && variable.contains("winston-config-");
+        variables.iter().any(scratch) && variables.contains(&home)
+    })?;
+    Ok(found.into_iter().map(|process| process.to_string()).collect())
 }
 
 /// A running sidecar with its gateway.

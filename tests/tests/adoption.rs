@@ -15,7 +15,7 @@ use winston_tests::gateway::pid;
 use winston_tests::household::{Home, Household, Orders, install, install_script};
 use winston_tests::process::{Mode, Process, bin, namespaces, skip};
 use winston_tests::sidecar::Setup;
-use winston_tests::trial::{CONFIG, config};
+use winston_tests::trial::{CONFIG, config, validations};
 use winston_tests::wait::eventually;
 
 /// Runs a test in both modes, or says why one is impossible.
@@ -263,6 +263,25 @@ fn with_token(household: Household) -> Result<Household> {
         .env("WINSTON_PROBATION_SECONDS", "1");
     std::fs::write(household.data().join(CONFIG), config("old", &json!({})))?;
     Ok(household)
+}
+
+/// A validation that its sidecar left is gone with it, and what that had started goes with the gateway at the latest.
+#[test]
+fn a_validation_does_not_outlive_its_sidecar() -> Result<()> {
+    let household = with_token(Household::new(Mode::Subreaper)?)?;
+    let (home, _orders, _) = ready(&household)?;
+    let octets = [("Content-Type", "application/octet-stream")];
+    let new = config("new", &json!({"validate": "wait"}));
+    home.client.call("PUT", "/config?wait=false", &octets, new.as_bytes())?.expect(202)?;
+    eventually("the validation and its child", || Ok((validations(&household.data())?.len() == 2).then_some(())))?;
+    without_sidecar(&home, || {
+        eventually("the validation is gone", || Ok((validations(&household.data())?.len() <= 1).then_some(())))
+    })?;
+    home.ready()?;
+    home.gateway.order("restart")?.expect(200)?;
+    let left = validations(&household.data())?;
+    ensure!(left.is_empty(), "{left:?}");
+    end(home)
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 use winston_tests::sidecar::Setup;
-use winston_tests::trial::{CONFIG, Host, config, restarting, setup, value};
+use winston_tests::trial::{CONFIG, Host, config, restarting, setup, validations, value};
 use winston_tests::wait::eventually;
 
 fn start() -> Result<Host> {
@@ -107,14 +107,40 @@ fn a_validation_that_cannot_be_had_is_said() -> Result<()> {
         assert_eq!(host.on_disk()?, new);
     }
     // Nothing that was asked is left running.
-    let left = winston_tests::process::find_processes(|process| {
-        process
-            .environment
-            .iter()
-            .any(|variable| variable.starts_with("OPENCLAW_CONFIG_PATH=") && variable.contains("winston-config-"))
-            && process.environment.contains(&format!("HOME={}", setup.data().join(".home").display()))
+    let left = validations(setup.data())?;
+    assert!(left.is_empty(), "{left:?}");
+    Ok(())
+}
+
+/// What a validation started goes with it, also when it ended in order.
+#[test]
+fn a_validation_leaves_nothing_behind() -> Result<()> {
+    let (setup, _) = setup(Setup::new()?)?;
+    let host = Host::start(&setup, &config("old", &json!({})))?;
+    let verdict = host.put(&config("new", &json!({"validate": "leave"})))?.expect(200)?.json()?;
+    assert_eq!(verdict["reason"].as_str().filter(|reason| reason.contains("without")), None, "{verdict}");
+    let left = validations(setup.data())?;
+    assert!(left.is_empty(), "{left:?}");
+    Ok(())
+}
+
+/// An end of the gateway, after which everything is killed that it left behind, does not touch a validation.
+#[test]
+fn a_validation_outlives_the_gateway() -> Result<()> {
+    let (setup, _) = setup(Setup::new()?)?;
+    let host = Host::start(&setup, &config("old", &json!({})))?;
+    let new = config("new", &json!({"validate": "wait"}));
+    host.submit(&new)?;
+    let before = eventually("the validation and its child", || {
+        Ok(Some(validations(setup.data())?).filter(|found| found.len() == 2))
     })?;
-    assert!(left.is_empty(), "{}", left.len());
+    host.gateway.order("restart")?.expect(200)?;
+    assert_eq!(validations(setup.data())?, before);
+    std::fs::write(setup.data().join(".home/go"), "")?;
+    let report = host.wait_for("the verdict", |report| report["activity"] == "idle" && !report["last"].is_null())?;
+    let reason = report["last"]["reason"].as_str().unwrap_or_default();
+    assert!(report["last"]["verdict"] == "applied" && !reason.contains("without"), "{report}");
+    assert!(validations(setup.data())?.is_empty());
     Ok(())
 }
 

@@ -1,8 +1,7 @@
 //! The gateway's own validation: `openclaw config validate --json` over a copy of the candidate.
 //!
 //! The copy lies in a directory of its own that is the program's state directory too, so that nothing of the tenant is touched or seen. The
-//! program runs as the gateway does, in a process group of its own that is killed when its time is over. It stays in our session: what
-//! is in another one is taken for the gateway's (see `gateway::descendants`).
+//! program runs as the gateway does, and code of the agent's can run in it (its compile cache), so nothing of it stays: see `gateway::helper`.
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Write};
@@ -11,14 +10,13 @@ use std::path::{Component, Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal};
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 use winston_wire::ConfigIssue;
 
 use super::redact;
-use crate::gateway::Cli;
+use crate::gateway::{Cli, Helper};
 
 /// Output that is looked at, in bytes of each stream.
 const MAX_OUTPUT: usize = 256 * 1024;
@@ -87,23 +85,15 @@ async fn ask(cli: &Cli, scratch: &Path, limit: Duration) -> Result<Answer, NoAns
         .env("OPENCLAW_CONFIG_PATH", scratch.join("openclaw.json"))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .kill_on_drop(true);
+        .stderr(Stdio::piped());
     let failed =
         |error: io::Error| NoAnswer::Failed(format!("the program {} could not be run: {error}", cli.program.display()));
-    crate::sys::restrain(&mut command, cli.identity, scratch).map_err(failed)?;
-    let mut child = command.spawn().map_err(failed)?;
-    let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let all = async { tokio::join!(read(stdout), read(stderr), child.wait()) };
+    let mut helper = Helper::start(&mut command, cli.identity, scratch).map_err(failed)?;
+    let (stdout, stderr) = helper.streams();
+    let all = async { tokio::join!(read(stdout), read(stderr), helper.ended()) };
     let ended = tokio::time::timeout(limit, all).await;
     let Ok((stdout, stderr, status)) = ended else {
-        // Whatever it started goes with it. A group that has members keeps its number.
-        if let Some(group) = group {
-            let _ = rustix::process::kill_process_group(group, Signal::KILL);
-        }
-        let _ = child.wait().await;
+        helper.end().await;
         return Err(NoAnswer::Late);
     };
     let status = status.map_err(failed)?;

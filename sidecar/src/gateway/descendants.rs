@@ -6,16 +6,21 @@
 //!
 //! Below entrypoint, entrypoint is that subreaper: an adopted gateway is its child already, and so is what a gateway leaves
 //! behind. Alone, the sidecar is ([`Realm::Alone`]), and then it reaps too: [`reap`] waits for exactly those zombies, by id.
-//! Children that somebody in this process owns are in our session or are the gateway itself; waiting for any child would steal
-//! their ends.
+//! Children that somebody in this process owns are in our session, are the gateway itself, or are [`Spared`]; waiting for any child would
+//! steal their ends.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 use tokio::time::{Instant, sleep};
+
+/// The session of no process.
+const NO_SESSION: i32 = -1;
 
 /// Pause between two looks at who is left.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -63,12 +68,48 @@ impl Realm {
     }
 
     fn strays(self) -> Vec<Entry> {
+        let spared = spared();
         let mut strays = strays(&table(), &self.roots(), own_session(), |entry| match self {
+            _ if spared.contains(&entry.pid) => false,
             Self::Below { uid: Some(uid), .. } => user(entry.pid).is_none_or(|user| user == uid),
             _ => true,
         });
         strays.sort_unstable_by_key(|entry| entry.pid);
         strays
+    }
+}
+
+/// Leaders of sessions below us that are not the gateway's.
+static SPARED: Mutex<Vec<i32>> = Mutex::new(Vec::new());
+
+fn spared() -> MutexGuard<'static, Vec<i32>> {
+    SPARED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A child of ours in a session of its own that is not the gateway's: neither it nor what is below it is swept up or reaped for as long as this
+/// value lives. The next sidecar knows nothing of it and sweeps it up like everything else.
+pub(super) struct Spared {
+    pid: i32,
+}
+
+impl Spared {
+    /// Starts it. Nobody looks at the process table between its start and its being known.
+    pub(super) fn start<T>(start: impl FnOnce() -> io::Result<(i32, T)>) -> io::Result<(Self, T)> {
+        let mut spared = spared();
+        let (pid, started) = start()?;
+        spared.push(pid);
+        Ok((Self { pid }, started))
+    }
+
+    /// Its id, and that of its session.
+    pub(super) fn pid(&self) -> i32 {
+        self.pid
+    }
+}
+
+impl Drop for Spared {
+    fn drop(&mut self) {
+        spared().retain(|pid| *pid != self.pid);
     }
 }
 
@@ -105,6 +146,32 @@ pub(super) async fn sweep(realm: Realm, limit: Duration) {
     }
 }
 
+/// Kills what is left of a session, and for as long as its leader lives everything below that, except for the leader: it has not been waited for,
+/// so the session's number is nobody else's. Gives up after `limit`.
+pub(super) async fn end_session(leader: i32, limit: Duration) {
+    let give_up = Instant::now() + limit;
+    loop {
+        let members = members(&table(), leader);
+        if members.is_empty() {
+            return;
+        }
+        members.iter().for_each(kill);
+        if Instant::now() >= give_up {
+            tracing::warn!(leader, left = members.len(), "processes of an ended command remain");
+            return;
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+fn members(table: &[Entry], leader: i32) -> Vec<Entry> {
+    let below: HashSet<i32> = strays(table, &[leader], NO_SESSION, |_| true).iter().map(|entry| entry.pid).collect();
+    let is_member = |entry: &&Entry| {
+        entry.pid != leader && (entry.session == leader || below.contains(&entry.pid)) && !entry.zombie
+    };
+    table.iter().filter(is_member).copied().collect()
+}
+
 /// The ids of everything that came from the gateway, itself included.
 pub(super) fn tree(realm: Realm) -> Vec<i32> {
     realm.strays().iter().map(|entry| entry.pid).collect()
@@ -119,8 +186,9 @@ pub(super) fn family(realm: Realm) -> Vec<i32> {
 pub(super) fn reap(gateway: Option<Pid>) {
     let gateway = gateway.map_or(0, |pid| pid.as_raw_nonzero().get());
     let (own_pid, own_session) = (own_pid(), own_session());
+    let spared = spared();
     for entry in table() {
-        let orphan = entry.parent == own_pid && entry.session != own_session;
+        let orphan = entry.parent == own_pid && entry.session != own_session && !spared.contains(&entry.pid);
         if orphan && entry.zombie && entry.pid != gateway {
             reap_one(&entry);
         }
@@ -165,7 +233,7 @@ fn kill(entry: &Entry) {
         Err(error) => Err(error),
     };
     match sent {
-        Ok(()) => tracing::info!(pid = entry.pid, "killed a process that the gateway left behind"),
+        Ok(()) => tracing::info!(pid = entry.pid, "killed a process that was left behind"),
         Err(Errno::SRCH) => {}
         Err(error) => tracing::warn!(%error, pid = entry.pid, "left-over process not killed"),
     }
@@ -284,6 +352,25 @@ mod tests {
             strays(&table, &[10, 1], 5, |entry| entry.pid != 40).iter().map(|entry| entry.pid).collect();
         pids.sort_unstable();
         assert_eq!(pids, [20, 21, 30]);
+    }
+
+    #[test]
+    fn of_a_command_goes_what_is_in_its_session_or_below_it() {
+        let table = [
+            entry(10, 1, 5),
+            // The command, a child, one in a session of its own, and its child.
+            entry(20, 10, 20),
+            entry(21, 20, 20),
+            entry(22, 20, 22),
+            entry(23, 22, 22),
+            // An orphan of it, one that has ended, and somebody else.
+            entry(24, 10, 20),
+            Entry { zombie: true, ..entry(25, 20, 20) },
+            entry(30, 10, 30),
+        ];
+        let pids: Vec<i32> = members(&table, 20).iter().map(|entry| entry.pid).collect();
+        assert_eq!(pids, [21, 22, 23, 24]);
+        assert_eq!(members(&table, 40), []);
     }
 
     #[test]

@@ -16,12 +16,13 @@
 //! | `likely` | pure: what probably made it end |
 //! | `news` | pure: whether a new configuration ends a pause |
 //! | `output`, `logs` | its output: bytes, and the lines that are kept of them |
+//! | `helper` | running a command beside it |
 //! | `probation` | what a trial of a configuration sees of it |
 //!
 //! [`start`] spawns the owner task; everybody else has a [`GatewayHandle`]. A request through the handle is answered
 //! once it has been carried out or can no longer be; dropping the future withdraws the wait, not the request.
 //!
-//! The sidecar's own children must stay in the sidecar's session (the default): whatever is below the sidecar in
+//! The sidecar's own children must stay in the sidecar's session (the default), or be a [`Helper`]: whatever else is below the sidecar in
 //! another session came from the gateway and is killed with it. See `descendants`.
 
 mod adopt;
@@ -33,6 +34,7 @@ mod drain;
 mod env;
 mod exit;
 mod handle;
+mod helper;
 mod likely;
 mod logs;
 mod memory;
@@ -68,6 +70,7 @@ pub(crate) use self::backoff::Backoff;
 use self::descendants::Realm;
 pub(crate) use self::env::inherited as inherited_environment;
 pub(crate) use self::handle::GatewayHandle;
+pub(crate) use self::helper::Helper;
 use self::logs::Logs;
 pub(crate) use self::logs::{
     FileSettings, From as LogsFrom, Level, LogCounts, LogLine, LogReader, LogSettings, Piece, Stream,

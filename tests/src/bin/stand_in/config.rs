@@ -1,9 +1,14 @@
 //! The configuration, and what `config validate` says about it.
 
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
 
 use serde_json::{Value, json};
+
+/// Pause between two looks for what a validation waits for.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Where the configuration is.
 pub(crate) fn path() -> PathBuf {
@@ -45,10 +50,38 @@ pub(crate) fn validate() -> ExitCode {
                 ExitCode::from(139)
             }
             "fail" => ExitCode::from(1),
-            _ => {
-                println!("{}", json!({"valid": true, "warnings": []}));
-                ExitCode::SUCCESS
+            "leave" => {
+                leave_behind();
+                valid()
             }
+            "wait" => {
+                leave_behind();
+                // Not even the end of whoever reads the answer ends it.
+                while !go().exists() {
+                    std::thread::park_timeout(LOOK);
+                }
+                valid()
+            }
+            _ => valid(),
         },
     }
+}
+
+fn valid() -> ExitCode {
+    println!("{}", json!({"valid": true, "warnings": []}));
+    ExitCode::SUCCESS
+}
+
+/// A process in our session that nobody waits for.
+fn leave_behind() {
+    let mut command = Command::new("sleep");
+    command.arg("1000").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+    if let Err(error) = command.spawn() {
+        eprintln!("sleep: {error}");
+    }
+}
+
+/// What a validation waits for.
+fn go() -> PathBuf {
+    PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join("go")
 }

@@ -7,6 +7,7 @@
 //! | Key | Value | What happens |
 //! |---|---|---|
 //! | `validate` | `invalid`, `hang`, `garbage`, `fail` | what `config validate --json` does instead of saying that it is valid |
+//! | | `leave`, `wait` | it leaves a process behind, and `wait` says that it is valid only when there is a file `go` in its home |
 //! | `start` | `refuse`, `crash`, `hang` | the start ends with 78, with 1, or never gets ready |
 //! | | `restamp` | it writes something else into its configuration and ends with 1 |
 //! | `reload` | `refuse`, `crash`, `restart`, `exit`, `rewrite` | what a running gateway does when it finds this configuration |
