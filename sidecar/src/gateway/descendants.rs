@@ -11,7 +11,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -280,7 +280,10 @@ pub(super) fn lives(pid: i32) -> bool {
 
 /// The line of one process.
 pub(super) fn read_entry(pid: i32) -> Option<Entry> {
-    parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+    // A line is shorter than this and comes with one read; there are as many as there are processes.
+    let mut line = [0; 1024];
+    let read = fs::File::open(format!("/proc/{pid}/stat")).ok()?.read(&mut line).ok()?;
+    parse_stat(&line[..read])
 }
 
 /// Parses `/proc/<pid>/stat` (proc_pid_stat(5)). The name of the program stands in parentheses and may itself

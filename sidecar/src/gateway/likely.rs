@@ -67,11 +67,21 @@ const RULES: &[Rule] = &[
     rule(When::Start, "Refusing to bind gateway", LikelyCause::BadConfig),
 ];
 
+/// Whether its last lines can tell why it ended.
+pub(super) fn asks_for_lines(exit: Exit, was_ready: bool) -> bool {
+    when(exit, was_ready).is_some()
+}
+
+/// Whether it can have ended because somebody holds its port. To look takes long where there are many connections.
+pub(super) fn asks_for_port(exit: Exit, was_ready: bool) -> bool {
+    exit == Exit::Code(1) && when(exit, was_ready) == Some(When::Start)
+}
+
 /// Judges an end that nobody asked for. `lines` are its own, oldest first; `was_ready`: it served before.
 pub(super) fn likely(exit: Exit, findings: &Findings, was_ready: bool, lines: &[String]) -> Option<Likely> {
     let when = when(exit, was_ready);
     found(when, findings).or_else(|| said(when?, lines)).or_else(|| {
-        let port = findings.port_taken.filter(|_| exit == Exit::Code(1) && when == Some(When::Start))?;
+        let port = findings.port_taken.filter(|_| asks_for_port(exit, was_ready))?;
         because(LikelyCause::PortInUse, format!("port {port} is in use by another process"))
     })
 }

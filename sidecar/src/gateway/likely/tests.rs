@@ -113,3 +113,21 @@ fn a_line_without_end_is_bounded() {
     let found = likely(Exit::Code(1), &Findings::default(), false, &[long]).expect("a cause");
     assert_eq!(found.evidence.expect("a line").chars().count(), LONGEST_LINE);
 }
+
+/// What is not asked for before an end is judged must not be able to tell anything.
+#[test]
+fn whatever_can_tell_is_asked_for_and_nothing_else() {
+    let everything = lines(&[OLD_NODE, NO_NODE, HEAP, PORT].join("\n"));
+    let exits = [0, 1, 2, 78, 126, 127, 134].map(Exit::Code);
+    let signals = [1, 6, SIGKILL, 15].map(Exit::Signal);
+    for exit in exits.into_iter().chain(signals).chain([Exit::Unknown]) {
+        for was_ready in [false, true] {
+            let said = likely(exit, &Findings::default(), was_ready, &everything).is_some();
+            assert_eq!(asks_for_lines(exit, was_ready), said, "{exit:?} {was_ready}");
+            let taken = Findings { port_taken: Some(18_789), ..Findings::default() };
+            let port = likely(exit, &taken, was_ready, &[]).is_some();
+            assert_eq!(asks_for_port(exit, was_ready), port, "{exit:?} {was_ready}");
+            assert_eq!(port, exit == Exit::Code(1) && !was_ready, "{exit:?} {was_ready}");
+        }
+    }
+}

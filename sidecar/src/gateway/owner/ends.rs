@@ -8,11 +8,10 @@ use winston_wire::{GatewayExit, Timestamp};
 
 use super::Owner;
 use crate::gateway::exit::{self, Exit, Findings};
-use crate::gateway::likely::likely;
 use crate::gateway::logs::Stream;
 use crate::gateway::memory::OomWatch;
 use crate::gateway::state::{End, Event, Phase, Why};
-use crate::gateway::{GatewayConfig, descendants, port, process};
+use crate::gateway::{GatewayConfig, descendants, likely, port, process};
 
 /// Longest time for looking at the disk after a failed start, and for reading the last output.
 const LOOK_LIMIT: Duration = Duration::from_secs(2);
@@ -100,12 +99,19 @@ impl Owner {
         if ended.asked || ended.findings.no_config {
             return;
         }
+        // The next start waits for this: only what can tell something is looked at.
+        let (exit, was_ready) = (ended.exit, ended.was_ready);
         let mut findings = ended.findings.clone();
-        findings.port_taken = Some(self.config.port).filter(|port| port::is_taken(*port));
-        let mut lines = self.shared.logs.tail(LAST_LINES);
-        lines.retain(|line| line.seq > self.first_line && line.stream != Stream::Winston);
+        if likely::asks_for_port(exit, was_ready) {
+            findings.port_taken = Some(self.config.port).filter(|port| port::is_taken(*port));
+        }
+        let mut lines = Vec::new();
+        if likely::asks_for_lines(exit, was_ready) {
+            lines = self.shared.logs.tail(LAST_LINES);
+            lines.retain(|line| line.seq > self.first_line && line.stream != Stream::Winston);
+        }
         let lines: Vec<String> = lines.into_iter().map(|line| line.line).collect();
-        let Some(found) = likely(ended.exit, &findings, ended.was_ready, &lines) else { return };
+        let Some(found) = likely::likely(exit, &findings, was_ready, &lines) else { return };
         self.trouble = found.sentence;
         if let Some(exit) = &mut self.last_exit {
             exit.meaning.clone_from(&self.trouble);
