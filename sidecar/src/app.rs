@@ -285,6 +285,10 @@ async fn start_gateway(
         // The gateway does not know our token; a shell that runs as the same user may.
         logs: LogSettings { ring_bytes: logs.ring_bytes, file, secrets: vec![settings.token.clone()] },
     };
+    let mending = Arc::clone(edits);
+    if let Err(error) = spawned(move || mending.mend_config()).await? {
+        tracing::warn!(%error, "could not make the configuration readable for the user of the gateway");
+    }
     let cli = Cli::of(&config);
     let handle = gateway::start(config, inherited)
         .map_err(|error| RunError::Other(format!("cannot open the pipes of the gateway's output: {error}")))?;

@@ -37,6 +37,8 @@ pub(super) struct Scene {
     pub(super) state: GatewayState,
     /// The gateway's process.
     pub(super) pid: Option<u32>,
+    /// How many processes there have been.
+    pub(super) starts: u64,
     /// The last end of a process.
     pub(super) exit: Option<(Timestamp, ExitCause)>,
     /// Last-known-good sets, newest first: number and content of their configuration.
@@ -56,6 +58,8 @@ pub(super) enum Order {
     Validate,
     /// Bring the configuration of this last-known-good set back, over the one on disk.
     Restore(u64),
+    /// Have the gateway start anew, with what is there.
+    Retry,
     /// Enforce the keys that control owns.
     Enforce,
 }
@@ -83,6 +87,8 @@ pub(super) struct Guard {
     pid: Option<u32>,
     pid_since: Duration,
     ready_since: Option<Duration>,
+    /// The process since which the configuration can be read again.
+    mended: Option<u64>,
     /// The end that was acted upon.
     handled: Option<Timestamp>,
     /// Configurations of good sets that the gateway refused all the same, since something was proved.
@@ -103,6 +109,7 @@ impl Guard {
             pid: None,
             pid_since: Duration::ZERO,
             ready_since: None,
+            mended: None,
             handled: None,
             tried: Vec::new(),
             repairs: VecDeque::new(),
@@ -149,6 +156,10 @@ impl Guard {
         if !down || !matches!(cause, ExitCause::BadConfig | ExitCause::NoConfig) || self.handled == Some(at) {
             return None;
         }
+        if cause == ExitCause::BadConfig && self.mended == Some(scene.starts) {
+            self.handled = Some(at);
+            return Some(Order::Retry);
+        }
         if cause == ExitCause::BadConfig {
             self.proof = Proof::Refused;
         }
@@ -172,6 +183,11 @@ impl Guard {
     pub(super) fn restored(&mut self, exit: Timestamp, now: Duration) {
         self.handled = Some(exit);
         self.repairs.push_back(now);
+    }
+
+    /// The configuration could not be read before now. A process that was there already says nothing about it: it may have tried.
+    pub(super) fn mended(&mut self, starts: u64) {
+        self.mended = Some(starts);
     }
 
     fn enforce(&self, scene: &Scene, now: Duration) -> Option<Order> {

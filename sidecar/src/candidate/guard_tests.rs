@@ -17,6 +17,7 @@ fn running(config: u8, pid: u32) -> Scene {
         config: Some(hash(config)),
         state: GatewayState::Ready,
         pid: Some(pid),
+        starts: 1,
         exit: None,
         good: Vec::new(),
         drifted: false,
@@ -71,6 +72,19 @@ fn a_refused_configuration_gives_way_to_the_newest_good_one_and_then_to_older_on
     guard.restored(at(2), seconds(3));
     // The first one has the same content as the third.
     assert_eq!(guard.look(&refused(20, 3, &good), seconds(4)), Order::Wait(None));
+}
+
+#[test]
+fn a_process_that_could_not_read_the_configuration_says_nothing_about_it() {
+    let mut guard = Guard::new(seconds(10));
+    let good = [(1, 10)];
+    let second = |exit| Scene { starts: 2, ..refused(9, exit, &good) };
+    guard.look(&running(9, 7), seconds(1));
+    guard.mended(1);
+    assert_eq!(guard.look(&refused(9, 1, &good), seconds(2)), Order::Retry);
+    assert_eq!(guard.look(&refused(9, 1, &good), seconds(3)), Order::Wait(None), "it has been told");
+    assert_eq!(guard.proof, Proof::None);
+    assert_eq!(guard.look(&second(2), seconds(4)), Order::Restore(1));
 }
 
 #[test]

@@ -55,6 +55,10 @@ impl Owner {
                 Order::Keep => self.keep(&scene).await,
                 Order::Validate => self.judge(&scene).await,
                 Order::Restore(seq) => self.restore(seq, &scene).await,
+                Order::Retry => {
+                    self.gateway.config_ready();
+                    Some(())
+                }
                 Order::Enforce => self.enforce().await,
             };
             if done.is_none() || self.is_halted() {
@@ -64,8 +68,22 @@ impl Owner {
         Some(Instant::now())
     }
 
+    /// A configuration that its user cannot read is not to be replaced: he gets it back, before the next start if that is possible.
+    async fn mend(&mut self) {
+        match self.blocking(|edits, _| edits.mend_config()).await {
+            Ok(Ok(Some(_))) => {
+                self.guard.mended(self.status().restarts);
+                self.gateway.config_ready();
+            }
+            // A start fails, and says what is to be done.
+            Ok(Err(error)) => tracing::debug!(%error, "could not make the configuration readable"),
+            Ok(Ok(None)) | Err(_) => {}
+        }
+    }
+
     /// Looks at everything; `None` when the disk cannot be read now.
     async fn scene(&mut self) -> Option<Scene> {
+        self.mend().await;
         let config = self.config.clone();
         let found = self.blocking(move |edits, _| edits.look(&config)).await.ok()?;
         let hash = match found {
@@ -86,6 +104,7 @@ impl Owner {
             config: hash,
             state: status.state,
             pid: status.pid,
+            starts: status.restarts,
             exit: status.last_exit.map(|exit| (exit.at, exit.cause)),
             good: good.iter().filter_map(|set| Some((set.seq, config_of(set)?))).collect(),
             // To enforce them may need a restart, and that has time until the gateway is resumed.

@@ -13,6 +13,7 @@ mod gone;
 mod intent;
 mod locks;
 mod look;
+mod ownership;
 mod put;
 mod recover;
 mod restate;
@@ -38,7 +39,6 @@ pub(crate) use transaction::{Outcome, SetError, Transaction};
 pub(crate) use withheld::{Halt, Withheld};
 
 use locks::PathLocks;
-use put::{NEW_CONFIG_MODE, NEW_FILE_MODE};
 use staging::Staging;
 
 /// Attempts at an edit while the agent changes the same path underneath us.

@@ -8,16 +8,11 @@ use winston_wire::ContentHash;
 use super::commit::{NewVersion, Pending, now_ns};
 use super::examine::Current;
 use super::intent::Intent;
-use super::staging::Ownership;
 use super::swap::{Attempt, Slipped, Undone};
 use super::{ATTEMPTS, Author, EditError, Edits, Precondition, Written, hash_of};
 use crate::failpoint;
 use crate::fs::{FsError, Stat, TenantPath};
 use crate::index::Version;
-
-/// Mode of a new file, and of a new `openclaw.json`, which may hold secrets.
-pub(super) const NEW_FILE_MODE: u32 = 0o644;
-pub(super) const NEW_CONFIG_MODE: u32 = 0o600;
 
 /// One write, the same through all attempts.
 struct Put<'a> {
@@ -142,12 +137,8 @@ impl Edits {
 
     fn stage(&self, put: &Put<'_>, current: &Current) -> Result<Staged, FsError> {
         let ownership = match &current.file {
-            Some(file) => Ownership { mode: file.stat.mode, owner: Some((file.stat.uid, file.stat.gid)) },
-            None => {
-                let config = self.layout.config_file().as_ref() == Some(put.path);
-                let mode = if config { NEW_CONFIG_MODE } else { NEW_FILE_MODE };
-                Ownership { mode, owner: self.root.owner() }
-            }
+            Some(file) => self.ownership_over(put.path, &file.stat, None),
+            None => self.ownership_of_new(put.path, None),
         };
         let id = self.staging.next_id();
         let staged = || -> Result<(File, Stat), FsError> {

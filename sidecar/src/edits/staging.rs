@@ -134,7 +134,8 @@ impl Staging {
         let file = File::from(rustix::fs::openat(&self.dir, id, flags, Mode::empty())?);
         let stat = Stat::of(&file)?;
         // Only what we have made ourselves is given away. A swap could have left somebody else's file under this name.
-        let makers = [Some(rustix::process::geteuid().as_raw()), ownership.owner.map(|(uid, _)| uid)];
+        let makers =
+            [Some(rustix::process::geteuid().as_raw()), Some(self.tenant_uid), ownership.owner.map(|(uid, _)| uid)];
         if stat.links != 1 || !makers.contains(&Some(stat.uid)) {
             return Err(FsError::Escape);
         }

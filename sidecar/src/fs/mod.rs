@@ -6,6 +6,7 @@ mod durable;
 mod fuzz;
 mod path;
 mod pattern;
+mod readable;
 mod root;
 mod walk;
 
@@ -13,5 +14,6 @@ pub(crate) use class::{Class, Layout, Selection};
 pub(crate) use durable::{replace_file, replace_file_by};
 pub(crate) use path::{PathError, TenantPath};
 pub(crate) use pattern::Patterns;
+pub(crate) use readable::{READABLE, granted};
 pub(crate) use root::{EntryKind, FsError, Opened, Root, Stat, is_unsupported, rename, rename_back, stat_at, unlink};
 pub(crate) use walk::{Found, MAX_LEVELS, Walk};

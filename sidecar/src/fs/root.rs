@@ -265,7 +265,7 @@ impl Root {
     }
 
     /// `openat2` below the root. `EAGAIN` means that something was renamed during resolution; the kernel asks to try again.
-    fn resolve(&self, path: &str, flags: OFlags) -> Result<OwnedFd, FsError> {
+    pub(super) fn resolve(&self, path: &str, flags: OFlags) -> Result<OwnedFd, FsError> {
         let path = if path.is_empty() { "." } else { path };
         for _ in 0..64 {
             match rustix::fs::openat2(&self.dir, path, flags | OFlags::CLOEXEC, Mode::empty(), RESOLVE) {
@@ -296,7 +296,7 @@ impl Root {
     }
 
     /// A regular file, and no hard link to somebody else's. Blocking for a moment when the file is somebody else's and has just changed.
-    fn checked(&self, fd: OwnedFd, stat: Stat) -> Result<Opened, FsError> {
+    pub(super) fn checked(&self, fd: OwnedFd, stat: Stat) -> Result<Opened, FsError> {
         if stat.kind != EntryKind::File {
             return Err(FsError::NotAFile(stat.kind));
         }

@@ -9,6 +9,7 @@ use std::process::ExitStatus;
 
 use winston_wire::ExitCause;
 
+use super::Identity;
 use super::memory::OutOfMemory;
 use super::state::{End, Why};
 
@@ -41,12 +42,37 @@ pub(super) struct Findings {
     pub(super) no_config: bool,
     /// A directory that the gateway must be able to write and cannot.
     pub(super) unwritable: Option<PathBuf>,
+    /// The configuration is there and the gateway's user cannot read it.
+    pub(super) unreadable: Option<Unreadable>,
     /// Another living process that owns the state directory.
     pub(super) other_owner: Option<u32>,
     /// Its port, if somebody still listens there.
     pub(super) port_taken: Option<u16>,
     /// The kernel has killed for want of memory.
     pub(super) oom: Option<OutOfMemory>,
+}
+
+impl Findings {
+    /// Nothing was found that would make every configuration fail.
+    fn blame_the_config(&self) -> bool {
+        self.unwritable.is_none() && self.unreadable.is_none() && self.other_owner.is_none()
+    }
+}
+
+/// A configuration that the gateway's user cannot read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Unreadable {
+    pub(super) path: PathBuf,
+    /// Whom it has to be readable for.
+    pub(super) user: Identity,
+}
+
+impl Unreadable {
+    /// The sentence, with the remedy.
+    pub(super) fn sentence(&self) -> String {
+        let (path, Identity { uid, gid }) = (self.path.display(), self.user);
+        format!("user {uid}, who runs the gateway, may not read {path}: chown {uid}:{gid} {path} && chmod u+rw {path}")
+    }
 }
 
 /// Exit code of a configuration error, and of more.
@@ -73,12 +99,12 @@ pub(super) fn end(exit: Exit, findings: &Findings) -> End {
 pub(super) fn cause(exit: Exit, findings: &Findings, stopping: Option<Why>) -> ExitCause {
     match (stopping, exit) {
         (Some(Why::Requested), _) => ExitCause::Asked,
+        // A FIFO in its place keeps its reader waiting.
+        (Some(Why::NeverReady), _) if findings.no_config => ExitCause::NoConfig,
         (Some(Why::NeverReady | Why::Unresponsive), _) => ExitCause::Hung,
         (None, Exit::Code(0)) => ExitCause::Clean,
         (None, Exit::Code(CONFIG)) if findings.no_config => ExitCause::NoConfig,
-        (None, Exit::Code(CONFIG)) if findings.unwritable.is_none() && findings.other_owner.is_none() => {
-            ExitCause::BadConfig
-        }
+        (None, Exit::Code(CONFIG)) if findings.blame_the_config() => ExitCause::BadConfig,
         (None, Exit::Signal(SIGKILL)) if findings.oom.is_some() => ExitCause::OutOfMemory,
         (None, _) => ExitCause::Failed,
     }
@@ -87,6 +113,10 @@ pub(super) fn cause(exit: Exit, findings: &Findings, stopping: Option<Why>) -> E
 /// The sentence. `stopping` is why we were stopping it, if we were.
 pub(super) fn meaning(exit: Exit, findings: &Findings, stopping: Option<Why>) -> String {
     match stopping {
+        Some(Why::NeverReady) if findings.no_config => {
+            return "it was stopped because it did not become ready within the start budget: openclaw.json is no file"
+                .into();
+        }
         Some(Why::NeverReady) => {
             return "it was stopped because it did not become ready within the start budget".into();
         }
@@ -145,6 +175,8 @@ fn config_error(findings: &Findings) -> String {
         "there is no openclaw.json".into()
     } else if let Some(directory) = &findings.unwritable {
         format!("{} is not writable for the gateway", directory.display())
+    } else if let Some(unreadable) = &findings.unreadable {
+        unreadable.sentence()
     } else if let Some(pid) = findings.other_owner {
         format!("another gateway (pid {pid}) owns this state directory")
     } else {
@@ -156,12 +188,20 @@ fn config_error(findings: &Findings) -> String {
 mod tests {
     use super::*;
 
+    fn unreadable() -> Unreadable {
+        Unreadable { path: "/data/c".into(), user: Identity { uid: 1000, gid: 100 } }
+    }
+
     #[test]
     fn seventy_eight_is_not_always_the_configuration() {
         let cases = [
             (Findings::default(), "configuration was refused"),
             (Findings { unwritable: Some("/data/.home".into()), ..Findings::default() }, "/data/.home is not writable"),
             (Findings { other_owner: Some(42), ..Findings::default() }, "pid 42"),
+            (
+                Findings { unreadable: Some(unreadable()), ..Findings::default() },
+                "user 1000, who runs the gateway, may not read /data/c: chown 1000:100 /data/c && chmod u+rw /data/c",
+            ),
             (
                 Findings {
                     no_config: true,
@@ -192,12 +232,16 @@ mod tests {
     fn only_a_refusal_without_another_reason_is_the_configurations_fault() {
         let none = Findings::default();
         let other = Findings { other_owner: Some(42), ..Findings::default() };
+        let locked = Findings { unreadable: Some(unreadable()), ..Findings::default() };
         let missing = Findings { no_config: true, ..Findings::default() };
         assert_eq!(cause(Exit::Code(CONFIG), &none, None), ExitCause::BadConfig);
         assert_eq!(cause(Exit::Code(CONFIG), &other, None), ExitCause::Failed);
+        assert_eq!(cause(Exit::Code(CONFIG), &locked, None), ExitCause::Failed);
         assert_eq!(cause(Exit::Code(CONFIG), &missing, None), ExitCause::NoConfig);
         assert_eq!(cause(Exit::Code(CONFIG), &none, Some(Why::Requested)), ExitCause::Asked);
         assert_eq!(cause(Exit::Signal(9), &none, Some(Why::NeverReady)), ExitCause::Hung);
+        assert_eq!(cause(Exit::Signal(9), &missing, Some(Why::NeverReady)), ExitCause::NoConfig);
+        assert_eq!(cause(Exit::Signal(9), &missing, Some(Why::Unresponsive)), ExitCause::Hung);
         assert_eq!(cause(Exit::Code(0), &none, None), ExitCause::Clean);
         assert_eq!(cause(Exit::Signal(9), &none, None), ExitCause::Failed);
     }
@@ -236,6 +280,8 @@ mod tests {
         for exit in [Exit::Code(0), Exit::Signal(9)] {
             assert!(meaning(exit, &none, Some(Why::NeverReady)).contains("start budget"));
             assert!(meaning(exit, &none, Some(Why::Unresponsive)).contains("liveness budget"));
+            let missing = Findings { no_config: true, ..Findings::default() };
+            assert!(meaning(exit, &missing, Some(Why::NeverReady)).ends_with("openclaw.json is no file"));
         }
     }
 }

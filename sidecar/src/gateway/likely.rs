@@ -111,6 +111,9 @@ fn found(when: Option<When>, findings: &Findings) -> Option<Likely> {
         let sentence = format!("{} is not writable for the gateway", directory.display());
         return because(LikelyCause::NoPermission, sentence);
     }
+    if let Some(unreadable) = &findings.unreadable {
+        return because(LikelyCause::NoPermission, unreadable.sentence());
+    }
     let owner = findings.other_owner?;
     because(LikelyCause::StateInUse, format!("another gateway (pid {owner}) owns this state directory"))
 }

@@ -1,6 +1,6 @@
 //! The gateway as an operating system process: starting it, signalling it, looking for why it ended.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, ResolveFlags};
-use rustix::process::{Pid, Signal, kill_process, pidfd_send_signal};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, getegid, geteuid, kill_process, pidfd_send_signal};
 use serde::Deserialize;
 use thiserror::Error;
 use tokio::io::unix::AsyncFd;
 use tokio::process::{Child, Command};
 
-use super::exit::{Exit, Findings};
+use super::exit::{Exit, Findings, Unreadable};
 use super::{GatewayConfig, Identity, env};
 
 /// A lock file is a few hundred bytes; it lies where the agent can write.
@@ -125,9 +126,14 @@ impl Process {
     }
 }
 
+/// Where its configuration is.
+fn config_file(config: &GatewayConfig) -> PathBuf {
+    config.state_dir.join("openclaw.json")
+}
+
 /// Whether there is a configuration to start with.
 pub(super) fn has_config(config: &GatewayConfig) -> bool {
-    config.state_dir.join("openclaw.json").is_file()
+    config_file(config).is_file()
 }
 
 /// Looks for what can make a start fail. Blocks on the disk.
@@ -137,27 +143,38 @@ pub(super) fn investigate(config: &GatewayConfig, pid: u32) -> Findings {
     let other_owner = read_lock(config)
         .map(|lock| lock.pid)
         .filter(|&owner| owner != pid && Path::new("/proc").join(owner.to_string()).exists());
-    Findings { no_config: !has_config(config), unwritable, other_owner, ..Findings::default() }
+    let unreadable = unreadable(config_file(config), config.identity);
+    Findings { no_config: !has_config(config), unwritable, unreadable, other_owner, ..Findings::default() }
 }
 
-/// Whether the gateway can create files in a directory. As root the kernel would say yes for ourselves, so for
-/// another identity the mode is read as the kernel would for it.
+/// Whether the configuration is a plain file that the gateway cannot read. One of several names, or a link, may lead to what is none of the tenant's:
+/// that is as good as a bad one.
+fn unreadable(path: PathBuf, identity: Option<Identity>) -> Option<Unreadable> {
+    let metadata = std::fs::symlink_metadata(&path).ok().filter(|meta| meta.is_file() && meta.nlink() == 1)?;
+    let readable = match identity {
+        Some(identity) => granted(&metadata, identity) & 0o4 != 0,
+        None => rustix::fs::accessat(CWD, &path, Access::READ_OK, AtFlags::EACCESS) != Err(Errno::ACCESS),
+    };
+    let ours = || Identity { uid: geteuid().as_raw(), gid: getegid().as_raw() };
+    (!readable).then(|| Unreadable { path, user: identity.unwrap_or_else(ours) })
+}
+
+/// What the mode of a file lets somebody do. As root the kernel would say yes for ourselves, so for another identity the mode is read as the
+/// kernel would for it.
+fn granted(metadata: &Metadata, Identity { uid, gid }: Identity) -> u32 {
+    crate::fs::granted(metadata.mode(), (metadata.uid(), metadata.gid()), (uid, gid))
+}
+
+/// Whether the gateway can create files in a directory.
 fn writable(directory: &Path, identity: Option<Identity>) -> bool {
-    let Some(Identity { uid, gid }) = identity else {
+    let Some(identity) = identity else {
         let wanted = Access::WRITE_OK | Access::EXEC_OK;
         return rustix::fs::accessat(CWD, directory, wanted, AtFlags::EACCESS).is_ok();
     };
     let Ok(metadata) = std::fs::metadata(directory) else {
         return false;
     };
-    let shift = if metadata.uid() == uid {
-        6
-    } else if metadata.gid() == gid {
-        3
-    } else {
-        0
-    };
-    uid == 0 || metadata.mode() >> shift & 0o3 == 0o3
+    granted(&metadata, identity) & 0o3 == 0o3
 }
 
 /// Who holds the state directory, as the gateway's lock file says.
@@ -187,4 +204,38 @@ pub(super) fn read_lock(config: &GatewayConfig) -> Option<Lock> {
     let mut text = Vec::new();
     file.take(LARGEST_LOCK).read_to_end(&mut text).ok()?;
     serde_json::from_slice(&text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn only_a_plain_file_is_unreadable() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, other, link) = (dir.path().join("file"), dir.path().join("other"), dir.path().join("link"));
+        let ours = Identity { uid: geteuid().as_raw(), gid: getegid().as_raw() };
+        // Somebody else than the file's owner, and than root.
+        let theirs = Identity { uid: ours.uid + 1, gid: ours.gid + 1 };
+        std::fs::write(&file, "{}").unwrap();
+        let mode = |mode| std::fs::set_permissions(&file, PermissionsExt::from_mode(mode)).unwrap();
+        mode(0o600);
+        assert_eq!(unreadable(file.clone(), Some(theirs)), Some(Unreadable { path: file.clone(), user: theirs }));
+        assert_eq!(unreadable(file.clone(), Some(ours)), None);
+        assert_eq!(unreadable(file.clone(), None), None);
+        symlink("file", &link).unwrap();
+        assert_eq!(unreadable(link, Some(theirs)), None);
+        assert_eq!(unreadable(other.clone(), Some(theirs)), None);
+        assert_eq!(unreadable(dir.path().to_owned(), Some(theirs)), None);
+        mode(0o604);
+        assert_eq!(unreadable(file.clone(), Some(theirs)), None);
+        mode(0);
+        if !geteuid().is_root() {
+            assert_eq!(unreadable(file.clone(), None).map(|found| found.user), Some(ours));
+        }
+        std::fs::hard_link(&file, &other).unwrap();
+        assert_eq!(unreadable(file, Some(theirs)), None);
+    }
 }

@@ -16,8 +16,7 @@ use std::collections::HashSet;
 
 use winston_wire::ContentHash;
 
-use super::staging::Ownership;
-use super::{Author, EditError, Edits, NEW_CONFIG_MODE, NEW_FILE_MODE, Precondition, hash_of};
+use super::{Author, EditError, Edits, Precondition, hash_of};
 use crate::fs::{Class, FsError, Stat, TenantPath};
 use crate::journal::{Content, INLINE_CONTENT_BYTES};
 
@@ -237,10 +236,7 @@ impl Op {
 impl Edits {
     /// Stages a content as a new file would be.
     fn stage_for(&self, slot: &str, path: &TenantPath, bytes: &[u8], mode: Option<u32>) -> Result<Identity, FsError> {
-        let config = self.layout.config_file().as_ref() == Some(path);
-        let default = if config { NEW_CONFIG_MODE } else { NEW_FILE_MODE };
-        let ownership = Ownership { mode: mode.unwrap_or(default), owner: self.root.owner() };
-        let file = self.staging.create(slot, bytes, &ownership)?;
+        let file = self.staging.create(slot, bytes, &self.ownership_of_new(path, mode))?;
         self.count_flush();
         Ok(Identity::of(&Stat::of(&file)?))
     }

@@ -7,7 +7,6 @@ use winston_wire::{Change, ContentHash};
 
 use super::super::commit::Pending;
 use super::super::examine::{Current, OnDisk};
-use super::super::staging::Ownership;
 use super::super::swap::Attempt;
 use super::super::{ATTEMPTS, EditError, Edits, Precondition, hash_of};
 use super::intent::{self, Set};
@@ -135,7 +134,7 @@ impl Transaction<'_> {
                         if file.hash == Some(*hash) && mode.is_none_or(|mode| mode == file.stat.mode) {
                             continue;
                         }
-                        self.adopt(&slot, file, *mode).map_err(at(index))?;
+                        self.adopt(&slot, path, file, *mode).map_err(at(index))?;
                     }
                     let ours = *ours;
                     let replaces = found.current.file.is_some();
@@ -167,9 +166,8 @@ impl Transaction<'_> {
         Ok(planned)
     }
 
-    fn adopt(&self, slot: &str, file: &OnDisk, mode: Option<u32>) -> Result<(), EditError> {
-        let owner = Some((file.stat.uid, file.stat.gid));
-        self.edits.staging.adopt(slot, &Ownership { mode: mode.unwrap_or(file.stat.mode), owner })?;
+    fn adopt(&self, slot: &str, path: &TenantPath, file: &OnDisk, mode: Option<u32>) -> Result<(), EditError> {
+        self.edits.staging.adopt(slot, &self.edits.ownership_over(path, &file.stat, mode))?;
         self.edits.count_flush();
         Ok(())
     }

@@ -44,7 +44,7 @@ impl Edits {
         let current = examined?;
         precondition.check(&current)?;
         let opened = self.root.open_file(path)?;
-        rustix::fs::fchmod(&opened.file, Mode::from_raw_mode(mode)).map_err(FsError::from)?;
+        rustix::fs::fchmod(&opened.file, Mode::from_raw_mode(self.mode_for(path, mode))).map_err(FsError::from)?;
         opened.file.sync_all().map_err(FsError::from)?;
         self.count_flush();
         let stat = Stat::of(&opened.file)?;

@@ -1,5 +1,7 @@
 //! What the real gateway wrote when it was made to fail in each of these ways, timestamps and paths shortened.
 
+use super::super::Identity;
+use super::super::exit::Unreadable;
 use super::super::memory::OutOfMemory;
 use super::*;
 
@@ -73,6 +75,13 @@ fn what_is_found_counts_before_what_is_said() {
     let found = likely(Exit::Code(78), &unwritable, false, &lines(UNKNOWN_KEY)).expect("a cause");
     assert_eq!((found.cause, found.evidence), (LikelyCause::NoPermission, None));
     assert!(found.sentence.contains("/data/.home"), "{}", found.sentence);
+
+    let user = Identity { uid: 1000, gid: 1000 };
+    let unreadable = Some(Unreadable { path: "/data/.openclaw/openclaw.json".into(), user });
+    let locked = Findings { unreadable, ..Findings::default() };
+    let found = likely(Exit::Code(78), &locked, false, &lines(NO_MODE)).expect("a cause");
+    assert_eq!((found.cause, found.evidence), (LikelyCause::NoPermission, None));
+    assert!(found.sentence.contains("/data/.openclaw/openclaw.json"), "{}", found.sentence);
 
     let owned = Findings { other_owner: Some(42), ..Findings::default() };
     let found = likely(Exit::Code(78), &owned, false, &lines(NO_MODE)).expect("a cause");

@@ -53,9 +53,11 @@ impl Owner {
         tracing::info!(pid, ?exit, "gateway process ended");
         self.drain = None;
         let was_ready = self.known.take().is_some_and(|known| known.ready.is_some());
-        let mut findings = match exit {
-            Exit::Code(exit::CONFIG | 1) => investigate(self.config.clone(), pid).await,
-            Exit::Signal(exit::SIGKILL) => Findings { oom: self.oom.seen(), ..Findings::default() },
+        let mut findings = match (exit, stopping) {
+            (Exit::Code(exit::CONFIG | 1), _) | (_, Some(Why::NeverReady)) => {
+                investigate(self.config.clone(), pid).await
+            }
+            (Exit::Signal(exit::SIGKILL), _) => Findings { oom: self.oom.seen(), ..Findings::default() },
             _ => Findings::default(),
         };
         self.trouble = exit::meaning(exit, &findings, stopping);
