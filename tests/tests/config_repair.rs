@@ -107,6 +107,20 @@ fn older_good_ones_are_tried_as_well() -> Result<()> {
     Ok(())
 }
 
+/// One that the disk has spoiled is no reason to stop there.
+#[test]
+fn a_damaged_good_one_is_left_out() -> Result<()> {
+    let host = start()?;
+    let oldest = host.on_disk()?;
+    host.put(&config("newer", &json!({})))?.expect(200)?;
+    let setup = host.sidecar.kill()?;
+    std::fs::write(setup.data().join(".winston/config/good/2/0"), "spoiled")?;
+    std::fs::write(setup.data().join(CONFIG), "garbage {")?;
+    let host = Host::of(setup.start()?);
+    wait_until_repaired(&host, &oldest)?;
+    Ok(())
+}
+
 /// Without a good one there is nothing to be done, and nothing is done.
 #[test]
 fn without_a_good_one_nothing_is_touched() -> Result<()> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
-use winston_wire::{ContentHash, GatewayStatus};
+use winston_wire::{ContentHash, GatewayStatus, Timestamp};
 
 use super::guard::Guard;
 use super::record::{OWNED, Owned};
@@ -53,6 +53,8 @@ pub(super) struct Owner {
     pub(super) owned_problem: Option<String>,
     /// Whether those keys differ in the configuration with this content.
     pub(super) drift: Option<(ContentHash, u64, bool)>,
+    /// Last-known-good sets that turned out to be damaged when one was needed because of this end.
+    pub(super) damaged: (Option<Timestamp>, Vec<u64>),
     /// Zero of the times in `guard` and in trials.
     pub(super) origin: Instant,
 }
@@ -83,6 +85,7 @@ pub(super) async fn run(parts: Parts) {
         owned,
         owned_problem: None,
         drift: None,
+        damaged: (None, Vec::new()),
         origin: Instant::now(),
     };
     owner.recover().await;

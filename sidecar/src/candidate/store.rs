@@ -187,6 +187,8 @@ impl Store {
         let same = newest.is_some_and(|newest| {
             newest.files.len() == set.files.len()
                 && newest.files.iter().zip(&set.files).all(|(a, b)| a.path == b.path && a.hash == b.hash())
+                // A damaged one is none.
+                && self.good_set(newest.seq).is_some()
         });
         if same {
             return Ok(());
@@ -323,6 +325,15 @@ mod tests {
         store.drop_set("old").unwrap();
         assert_eq!(store.set("old"), None);
         assert!(!dir.path().join(".winston/config/old").exists());
+    }
+
+    #[test]
+    fn a_damaged_good_set_is_made_anew() {
+        let (dir, store) = store();
+        store.add_good(&set("{}"), "test").unwrap();
+        std::fs::write(dir.path().join(".winston/config/good/1/0"), "spoiled").unwrap();
+        store.add_good(&set("{}"), "test").unwrap();
+        assert_eq!((store.good_set(1), store.good_set(2)), (None, Some(set("{}"))));
     }
 
     #[test]

@@ -98,14 +98,20 @@ impl Owner {
         };
         let drifted = self.drifted(hash).await;
         let status = self.status();
-        let good = self.shared.good();
+        let exit = status.last_exit.map(|exit| (exit.at, exit.cause));
+        let ended = exit.map(|(at, _)| at);
+        if self.damaged.0 != ended {
+            self.damaged = (ended, Vec::new());
+        }
+        let mut good = self.shared.good();
+        good.retain(|set| !self.damaged.1.contains(&set.seq));
         let config_of = |set: &super::GoodSet| set.files.iter().find(|file| file.path == self.config)?.hash;
         Some(Scene {
             config: hash,
             state: status.state,
             pid: status.pid,
             starts: status.restarts,
-            exit: status.last_exit.map(|exit| (exit.at, exit.cause)),
+            exit,
             good: good.iter().filter_map(|set| Some((set.seq, config_of(set)?))).collect(),
             // To enforce them may need a restart, and that has time until the gateway is resumed.
             drifted: drifted && status.suspension.is_none(),
@@ -180,7 +186,6 @@ impl Owner {
         let (config, shared) = (self.config.clone(), std::sync::Arc::clone(&self.shared));
         let done = self.blocking(move |edits, store| -> Result<Option<Restored>, EditError> {
             let wanted = store.good_set(seq).and_then(|set| set.content(&config).map(<[u8]>::to_vec));
-            // Damaged; the next older one.
             let Some(wanted) = wanted else { return Ok(None) };
             let there = swap::read(edits, &config)?;
             let over = there.as_deref().map_or(Precondition::Absent, |there| Precondition::Match(hash_of(there)));
@@ -204,12 +209,14 @@ impl Owner {
             }
             Err(_) => return None,
         };
+        let Some(Restored { rejected, secrets }) = restored else {
+            tracing::error!(seq, "a last-known-good set is damaged; it is left out");
+            // The next look orders the next older one.
+            self.damaged.1.push(seq);
+            return Some(());
+        };
         let now = self.now();
         self.guard.restored(exit, now);
-        let Some(Restored { rejected, secrets }) = restored else {
-            self.shared.set_good(self.blocking(|_, store| store.good()).await.ok()?);
-            return None;
-        };
         self.set_trouble(None);
         self.gateway.config_ready();
         tracing::warn!(seq, rejected, "the gateway refused openclaw.json; a last-known-good one is in its place");
