@@ -346,9 +346,9 @@ async fn first_boot(
             }
         }
     }
-    if !has_config(edits)
-        && let Some(configs) = configs
-    {
+    // A directory is no better than nothing.
+    let missing = !is_startable(edits);
+    if missing && let Some(configs) = configs {
         configs.bootstrap().await;
     }
     let seeded = Arc::clone(edits);
@@ -356,7 +356,7 @@ async fn first_boot(
     if let Err(error) = spawned(work).await? {
         tracing::error!(%error, "could not write the first-boot files");
     }
-    if first && has_config(edits) {
+    if (first || missing) && is_startable(edits) {
         gateway.config_ready();
     }
     Ok(())
@@ -364,6 +364,11 @@ async fn first_boot(
 
 fn has_config(edits: &Edits) -> bool {
     edits.layout().config_file().is_some_and(|path| matches!(edits.root().stat(&path), Ok(Some(_))))
+}
+
+/// Whether the gateway takes what is there for a configuration.
+fn is_startable(edits: &Edits) -> bool {
+    edits.layout().config_file().is_some_and(|path| edits.root().path().join(path.as_str()).is_file())
 }
 
 /// SIGTERM, SIGINT and SIGHUP.

@@ -1,10 +1,14 @@
 //! A configuration that was edited by hand and that the gateway refuses gives way to the last one that was good, by itself.
 
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::Path;
+use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use winston_tests::http::free_address;
+use winston_tests::process::skip;
 use winston_tests::sidecar::Setup;
 use winston_tests::trial::{CONFIG, Host, config, setup};
 use winston_tests::wait::eventually;
@@ -118,6 +122,139 @@ fn a_damaged_good_one_is_left_out() -> Result<()> {
     std::fs::write(setup.data().join(CONFIG), "garbage {")?;
     let host = Host::of(setup.start()?);
     wait_until_repaired(&host, &oldest)?;
+    Ok(())
+}
+
+/// Puts something in the place of the configuration that is no file of ours to read.
+fn put_in_the_way(data: &Path, what: &str) -> Result<()> {
+    let file = data.join(CONFIG);
+    std::fs::remove_file(&file)?;
+    match what {
+        "directory" => {
+            std::fs::create_dir(&file)?;
+            std::fs::write(file.join("within"), "theirs")?;
+        }
+        "fifo" => ensure!(Command::new("mkfifo").arg(&file).status()?.success(), "mkfifo"),
+        "link" => {
+            std::fs::write(data.join(".openclaw/elsewhere"), "garbage {")?;
+            std::os::unix::fs::symlink("elsewhere", &file)?;
+        }
+        "dangling link" => std::os::unix::fs::symlink("nowhere", &file)?,
+        _ => std::fs::write(&file, "{".repeat(LARGEST + 1))?,
+    }
+    Ok(())
+}
+
+/// What [`put_in_the_way`] has made.
+fn is_there(path: &Path, what: &str) -> Result<bool> {
+    let meta = path.symlink_metadata()?;
+    Ok(match what {
+        "directory" => std::fs::read_to_string(path.join("within"))? == "theirs",
+        "fifo" => meta.file_type().is_fifo(),
+        "large" => meta.is_file() && meta.len() == LARGEST as u64 + 1,
+        _ => meta.is_symlink(),
+    })
+}
+
+const LARGEST: usize = 64 * 1024;
+
+/// What is no file that could be read does not stop it: it goes aside as it is.
+#[test]
+fn what_is_no_file_gives_way_too() -> Result<()> {
+    for what in ["directory", "fifo", "link", "dangling link", "large"] {
+        let (setup, _) = setup(Setup::new()?.env("WINSTON_MAX_FILE_BYTES", &LARGEST.to_string()))?;
+        let host = Host::start(&setup, &config("old", &json!({})))?;
+        let old = host.on_disk()?;
+        // Whoever reads a FIFO waits for a writer, and a gateway may do so for minutes before its start has failed.
+        if what != "fifo" {
+            put_in_the_way(host.sidecar.data(), what)?;
+            host.gateway.order("restart")?;
+            let report = wait_until_repaired(&host, &old).with_context(|| what.to_owned())?;
+            let rejected = host.sidecar.data().join(report["repair"]["rejected"].as_str().context("rejected")?);
+            ensure!(is_there(&rejected, what)?, "{what}: {report}");
+        }
+
+        // Again, at a start: no gateway has to fail first.
+        let setup = host.sidecar.kill()?;
+        put_in_the_way(setup.data(), what)?;
+        let host = Host::of(setup.start()?);
+        eventually("the good configuration is in place", || {
+            // We would wait for a writer too.
+            let is_file = host.sidecar.data().join(CONFIG).symlink_metadata()?.is_file();
+            Ok((is_file && host.on_disk().ok().as_deref() == Some(&old)).then_some(()))
+        })
+        .with_context(|| what.to_owned())?;
+        host.gateway.wait_until_ready(None)?;
+    }
+    Ok(())
+}
+
+/// However often the agent does it, a bounded number of them is kept.
+#[test]
+fn directories_in_the_way_do_not_pile_up() -> Result<()> {
+    let host = start()?;
+    let old = host.on_disk()?;
+    let state = host.sidecar.data().join(".openclaw");
+    for year in 2000..2010 {
+        let within = state.join(format!("openclaw.json.rejected.{year}0101T000000Z/a/b"));
+        std::fs::create_dir_all(&within)?;
+        std::fs::write(within.join("theirs"), "x")?;
+    }
+    put_in_the_way(host.sidecar.data(), "directory")?;
+    host.gateway.order("restart")?;
+    wait_until_repaired(&host, &old)?;
+    assert_eq!(rejected(&state)?.len(), 5);
+    assert_eq!(std::fs::read_dir(host.sidecar.data().join(".winston/staging"))?.count(), 0);
+    Ok(())
+}
+
+fn rejected(state: &Path) -> Result<Vec<String>> {
+    let names = std::fs::read_dir(state)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+    let mut names: Vec<String> = names.collect::<std::io::Result<_>>()?;
+    names.retain(|name| name.starts_with("openclaw.json.rejected."));
+    Ok(names)
+}
+
+/// On a full volume nothing can be kept, so nothing is left in the place of what was kept before.
+#[test]
+fn a_full_volume_loses_no_refused_one() -> Result<()> {
+    let (setup, _) = setup(Setup::new()?)?;
+    let good = config("old", &json!({}));
+    let prepare = format!("mkdir -p .openclaw .home; printf '%s' '{good}' > {CONFIG}");
+    let setup = match setup.volume("4m", &prepare)? {
+        Ok(setup) => setup,
+        Err(reason) => {
+            skip("a_full_volume_loses_no_refused_one", &reason);
+            return Ok(());
+        }
+    };
+    let host = Host::of(setup.start()?);
+    host.wait_until_good()?;
+    let good = host.on_disk()?;
+    let volume = host.sidecar.volume();
+    let state = volume.join(".openclaw");
+    let known: Vec<_> = (2000..2005).map(|year| format!("openclaw.json.rejected.{year}0101T000000Z")).collect();
+    for name in &known {
+        std::fs::write(state.join(name), "an earlier one")?;
+    }
+    // Its content is recorded while there is room.
+    std::fs::write(volume.join(CONFIG), format!("garbage {{{}", "x".repeat(20_000)))?;
+    eventually("their version is recorded", || {
+        Ok((host.sidecar.history(CONFIG)?.last().map(String::as_str) == Some("agent update")).then_some(()))
+    })?;
+    let filler = volume.join("filler.tmp");
+    let filled = Command::new("dd").args(["if=/dev/zero", "bs=4096", &format!("of={}", filler.display())]).output()?;
+    ensure!(!filled.status.success(), "dd should have met the end of the volume");
+    host.gateway.order("restart")?;
+    host.wait_for("the trouble is told", |report| {
+        report["trouble"].as_str().is_some_and(|trouble| trouble.contains("no space left"))
+    })?;
+    let mut left = rejected(&state)?;
+    left.sort();
+    assert_eq!(left, known);
+    std::fs::remove_file(filler)?;
+    wait_until_repaired(&host, &good)?;
+    assert_eq!(rejected(&state)?.len(), 5);
     Ok(())
 }
 

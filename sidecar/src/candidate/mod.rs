@@ -10,6 +10,7 @@
 //! | `store`, `record` | what is kept in `.winston/config`, and what a start makes of it |
 //! | `swap` | a set on the tenant's disk: in place, and back |
 //! | `prepare`, `examine`, `enact`, `outcome` | the steps of one change: the sets, the checks, the trial's actions, the verdict |
+//! | `rejected` | refused configurations, beside the one in use |
 //! | `owner`, `transact`, `upkeep` | the task that does all this, one thing after the other |
 //! | `owned` | keys that control owns |
 //! | `report`, `secrets` | what others are told, and what they are not told |
@@ -28,6 +29,7 @@ mod owned;
 mod owner;
 mod prepare;
 mod record;
+mod rejected;
 mod report;
 mod secrets;
 mod store;

@@ -1,10 +1,7 @@
 //! What is done about the configuration while none is tried: see `guard`, which decides it.
 
-use std::fs::File;
-use std::io::Write as _;
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
 use tokio::time::Instant;
 use winston_wire::{ConfigVerdict, ContentHash, Source, Timestamp, Verdict};
 
@@ -12,22 +9,20 @@ use super::enact::remember_mixed;
 use super::guard::{Order, Proof, Scene};
 use super::outcome::verdict;
 use super::owner::Owner;
+use super::rejected::Rejected;
 use super::report::{Repair, Standing};
 use super::secrets::secrets_in;
 use super::store::{FileSet, SetFile};
-use super::{Answer, Origin, Submission, SubmitError, owned, swap};
-use crate::edits::{Author, EditError, Look, Precondition, hash_of};
+use super::{Answer, Origin, Submission, SubmitError, owned, rejected, swap};
+use crate::edits::{Author, EditError, Edits, Look, Precondition, hash_of};
 use crate::failpoint;
-use crate::fs::{FsError, Root, TenantPath};
+use crate::fs::{FsError, TenantPath};
 
 /// Pause after something that could not be done.
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
 
 /// Orders that are carried out before others get a turn.
 const MOST_ORDERS: usize = 4;
-
-/// Refused configurations of ours that are kept beside the one in use.
-const MOST_REJECTED: usize = 5;
 
 /// A last-known-good configuration is in the place of one that was refused.
 struct Restored {
@@ -90,7 +85,7 @@ impl Owner {
             Ok(Look::File { hash, .. }) => Some(hash),
             // Held back: nobody knows yet whether it was to go.
             Ok(Look::Withheld) => return None,
-            Ok(Look::Absent | Look::Opaque) => None,
+            Ok(Look::Absent | Look::Opaque) | Err(EditError::Fs(FsError::Escape)) => None,
             Err(error) => {
                 tracing::debug!(%error, "could not look at the configuration");
                 return None;
@@ -187,17 +182,22 @@ impl Owner {
         let done = self.blocking(move |edits, store| -> Result<Option<Restored>, EditError> {
             let wanted = store.good_set(seq).and_then(|set| set.content(&config).map(<[u8]>::to_vec));
             let Some(wanted) = wanted else { return Ok(None) };
-            let there = swap::read(edits, &config)?;
-            let over = there.as_deref().map_or(Precondition::Absent, |there| Precondition::Match(hash_of(there)));
-            let rejected = match &there {
-                Some(there) => Some(reject(edits.root(), &config, there)?),
-                None => None,
+            let (rejected, over, secrets) = match swap::read(edits, &config) {
+                Ok(None) => (None, Precondition::Absent, Vec::new()),
+                Ok(Some(there)) => {
+                    let copy = rejected::copy(edits.root(), &config, &there)?;
+                    (Some(copy), Precondition::Match(hash_of(&there)), secrets_in(&there))
+                }
+                Err(error) if rejected::is_in_the_way(&error) => {
+                    (Some(rejected::set_aside(edits.root(), &config)?), Precondition::Absent, Vec::new())
+                }
+                Err(error) => return Err(error),
             };
             failpoint::here("config-rejected");
             remember_mixed(store, &shared, &[(config.as_str().to_owned(), hash_of(&wanted))]);
-            edits.put(&config, &wanted, &repairer(), over)?;
+            let rejected = put_in_place(edits, &config, &wanted, over, rejected)?;
             failpoint::here("config-repaired");
-            Ok(Some(Restored { rejected, secrets: there.as_deref().map(secrets_in).unwrap_or_default() }))
+            Ok(Some(Restored { rejected, secrets }))
         });
         let restored = match done.await {
             Ok(Ok(done)) => done,
@@ -228,7 +228,16 @@ impl Owner {
             format!("the gateway refused openclaw.json, so last-known-good set {seq} is in its place; {theirs}");
         let lines = self.last_lines(0, &secrets);
         self.publish(ConfigVerdict { lines, ..verdict(None, Verdict::RolledBack, reason) }).await;
+        self.prune().await;
         Some(())
+    }
+
+    /// The gateway does not wait for this: the agent may have left a large directory in the place of its configuration.
+    async fn prune(&self) {
+        let config = self.config.clone();
+        if let Ok(Err(error)) = self.blocking(move |edits, _| rejected::prune(edits, &config)).await {
+            tracing::warn!(%error, "old refused configurations stay");
+        }
     }
 
     /// Somebody has changed keys that control owns.
@@ -250,14 +259,17 @@ impl Owner {
         Some(())
     }
 
-    /// There is no configuration: the newest last-known-good set comes back, without what is there.
+    /// There is no configuration that could be read: the newest last-known-good set comes back, without what is there.
     pub(super) async fn bootstrap(&mut self) -> Answer {
         let (config, shared) = (self.config.clone(), std::sync::Arc::clone(&self.shared));
         let good = self.shared.good();
         let done = self.blocking(move |edits, store| -> Result<u64, SubmitError> {
-            if swap::read(edits, &config)?.is_some() {
-                return Err(SubmitError::NoSet);
-            }
+            let in_the_way = match swap::read(edits, &config) {
+                Ok(None) => false,
+                Ok(Some(_)) => return Err(SubmitError::NoSet),
+                Err(error) if rejected::is_in_the_way(&error) => true,
+                Err(error) => return Err(error.into()),
+            };
             for set in good {
                 let Some(files) = store.good_set(set.seq) else { continue };
                 let Some(content) = files.content(&config) else { continue };
@@ -270,7 +282,8 @@ impl Owner {
                     }
                 }
                 remember_mixed(store, &shared, &[(config.as_str().to_owned(), hash_of(content))]);
-                edits.put(&config, content, &repairer(), Precondition::Absent)?;
+                let aside = in_the_way.then(|| rejected::set_aside(edits.root(), &config)).transpose()?;
+                put_in_place(edits, &config, content, Precondition::Absent, aside)?;
                 return Ok(set.seq);
             }
             Err(SubmitError::NoSet)
@@ -282,79 +295,27 @@ impl Owner {
         );
         let verdict = verdict(None, Verdict::Applied, reason);
         self.publish(verdict.clone()).await;
+        self.prune().await;
         Ok(verdict)
     }
 }
 
+/// Puts a last-known-good configuration in place. Where what gave way for it is kept.
+fn put_in_place(
+    edits: &Edits,
+    config: &TenantPath,
+    content: &[u8],
+    over: Precondition,
+    rejected: Option<Rejected>,
+) -> Result<Option<String>, EditError> {
+    if let Err(error) = edits.put(config, content, &repairer(), over) {
+        // Tried again and again, it would take the place of those that were kept before.
+        rejected.into_iter().for_each(Rejected::undo);
+        return Err(error);
+    }
+    Ok(rejected.map(|rejected| rejected.path))
+}
+
 fn repairer() -> Author {
     Author { source: Source::System, actor: Some("config-repair".into()), generation: None }
-}
-
-/// Keeps a refused configuration beside the one in use, for whoever wants to know; as the tenant's, and for nobody else to read. The path.
-fn reject(root: &Root, config: &TenantPath, content: &[u8]) -> Result<String, FsError> {
-    let parent = root.parent(config)?;
-    let time = Timestamp::now().to_string().replace(['-', ':'], "");
-    let time = time.split('.').next().unwrap_or(&time);
-    let prefix = format!("{}.rejected.", parent.name);
-    let name = format!("{prefix}{time}Z");
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let made = match rustix::fs::openat(&parent.dir, &name, flags, Mode::from_raw_mode(0o600)) {
-        // One within the same second is enough.
-        Err(rustix::io::Errno::EXIST) => None,
-        made => Some(File::from(made?)),
-    };
-    if let Some(mut file) = made {
-        file.write_all(content)?;
-        if let Some((uid, gid)) = root.owner() {
-            rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
-        }
-        file.sync_all()?;
-        rustix::fs::fsync(&parent.dir)?;
-    }
-    let mut ours = Vec::new();
-    Root::each_entry(std::os::fd::AsFd::as_fd(&parent.dir), |entry| {
-        let name = std::str::from_utf8(&entry.name).ok();
-        // The gateway keeps some too, under other names.
-        if let Some(name) = name.filter(|name| name.strip_prefix(&prefix).is_some_and(is_our_time)) {
-            ours.push(name.to_owned());
-        }
-    })?;
-    ours.sort_unstable();
-    for old in ours.iter().rev().skip(MOST_REJECTED) {
-        let _ = rustix::fs::unlinkat(&parent.dir, old.as_str(), AtFlags::empty());
-    }
-    Ok(config.parent().map_or_else(|| name.clone(), |directory| format!("{directory}/{name}")))
-}
-
-/// Such as `20260101T000000Z`.
-fn is_our_time(text: &str) -> bool {
-    text.len() == 16
-        && text.bytes().enumerate().all(|(at, byte)| match at {
-            8 => byte == b'T',
-            15 => byte == b'Z',
-            _ => byte.is_ascii_digit(),
-        })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn refused_configurations_are_kept_within_bounds() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = Root::open(dir.path(), None).unwrap();
-        let state = dir.path().join(".openclaw");
-        std::fs::create_dir(&state).unwrap();
-        for year in 2000..2010 {
-            std::fs::write(state.join(format!("openclaw.json.rejected.{year}0101T000000Z")), "old").unwrap();
-        }
-        std::fs::write(state.join("openclaw.json.rejected.2000-01-01T00-00-00-000Z"), "the gateway's").unwrap();
-        let config = TenantPath::parse(".openclaw/openclaw.json").unwrap();
-        let path = reject(&root, &config, b"theirs").unwrap();
-        assert_eq!(std::fs::read(dir.path().join(&path)).unwrap(), b"theirs");
-        let left = std::fs::read_dir(&state).unwrap().count();
-        assert_eq!(left, MOST_REJECTED + 1);
-        assert!(is_our_time(path.rsplit('.').next().unwrap()), "{path}");
-    }
 }

@@ -23,6 +23,7 @@ mod transaction;
 mod tree;
 mod withheld;
 
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -235,6 +236,11 @@ impl Edits {
         let internal = self.root.internal_dir(".winston")?;
         self.index.save(&internal, self.journal.epoch())?;
         Ok(())
+    }
+
+    /// Removes something that has no history, with everything in it. Blocking.
+    pub(crate) fn discard(&self, parent: &OwnedFd, name: &str) -> Result<(), FsError> {
+        self.staging.remove_from(parent, name)
     }
 
     /// Refuses paths that callers may not touch.

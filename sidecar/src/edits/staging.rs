@@ -156,6 +156,14 @@ impl Staging {
         }
     }
 
+    /// Removes what is at `name`, whatever it is, with everything in it. One rename takes it out of everybody's reach.
+    pub(super) fn remove_from(&self, parent: &OwnedFd, name: &str) -> Result<(), FsError> {
+        let id = self.next_id();
+        self.take(&id, parent, name)?;
+        self.discard(&id);
+        Ok(())
+    }
+
     fn remove(&self, name: &str) -> Result<(), FsError> {
         match unlink(&self.dir, name) {
             Err(FsError::NotAFile(EntryKind::Directory)) => self.remove_tree(name),
