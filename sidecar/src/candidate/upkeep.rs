@@ -184,6 +184,10 @@ impl Owner {
             let Some(wanted) = wanted else { return Ok(None) };
             let (rejected, over, secrets) = match swap::read(edits, &config) {
                 Ok(None) => (None, Precondition::Absent, Vec::new()),
+                // Not for the tenant's user to read, and so not to be copied for him.
+                Ok(Some(_)) if edits.root().is_closed(&config)? => {
+                    (Some(rejected::set_aside(edits.root(), &config)?), Precondition::Absent, Vec::new())
+                }
                 Ok(Some(there)) => {
                     let copy = rejected::copy(edits.root(), &config, &there)?;
                     (Some(copy), Precondition::Match(hash_of(&there)), secrets_in(&there))

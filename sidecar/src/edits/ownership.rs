@@ -6,6 +6,7 @@
 use super::staging::Ownership;
 use super::{EditError, Edits};
 use crate::fs::{READABLE, Stat, TenantPath};
+use crate::merge;
 
 /// Mode of a new file, and of a new `openclaw.json`, which may hold secrets.
 const NEW_FILE_MODE: u32 = 0o644;
@@ -34,12 +35,16 @@ impl Edits {
         Ownership { mode: self.mode_for(path, mode.unwrap_or(there.mode)), owner }
     }
 
-    /// Lets the gateway's user read the configuration where he cannot. Its content stays, so nothing is recorded. What it was like before, if that
-    /// was necessary and could be done. Blocking.
+    /// Lets the gateway's user read the configuration where he cannot, if it is one: what root keeps for itself elsewhere stays root's under this name
+    /// too. Its content stays, so nothing is recorded. What it was like before, if that was necessary and could be done. Blocking.
     pub(crate) fn mend_config(&self) -> Result<Option<Stat>, EditError> {
         let Some(path) = self.layout.config_file() else { return Ok(None) };
         let _lock = self.locks.lock(std::iter::once(path.as_str()));
-        let was = self.root.make_readable(&path)?;
+        let is_config = |content: &[u8]| {
+            let text = std::str::from_utf8(content).ok();
+            text.is_some_and(|text| merge::value(text).is_ok_and(|value| value.is_object()))
+        };
+        let was = self.root.make_readable(&path, self.max_file_bytes, is_config)?;
         if let Some(was) = &was {
             let (owner, mode) = (was.uid, format!("{:04o}", was.mode));
             tracing::warn!(owner, mode, "the user of the gateway could not read openclaw.json; now it can");
@@ -128,5 +133,16 @@ mod tests {
         assert!(edits.mend_config().unwrap().is_none());
         assert_eq!(std::fs::read(dir.path().join(CONFIG)).unwrap(), b"{}");
         assert_eq!(edits.journal().head_seq(), 1);
+        if is_root {
+            // What root keeps for itself does not become the agent's because somebody has given it this name.
+            let config = dir.path().join(CONFIG);
+            std::fs::write(&config, "root's own words").unwrap();
+            chown(&config, Some(0), Some(0)).unwrap();
+            std::fs::set_permissions(&config, PermissionsExt::from_mode(0o600)).unwrap();
+            assert!(edits.mend_config().unwrap().is_none());
+            assert_eq!(config.metadata().unwrap().uid(), 0);
+            std::fs::write(&config, "{gateway: {}}").unwrap();
+            assert!(edits.mend_config().unwrap().is_some());
+        }
     }
 }

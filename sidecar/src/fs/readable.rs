@@ -1,5 +1,7 @@
 //! Who may read a file, and giving one back to the user who should.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::os::fd::AsRawFd as _;
 
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, chmod, chownat};
@@ -21,12 +23,18 @@ pub(crate) fn granted(mode: u32, (owner, group): (u32, u32), (uid, gid): (u32, u
 }
 
 impl Root {
-    /// Gives a file to the tenant's user, who cannot read it, and lets him. What it was like before; `None` when there is no plain file, when it
-    /// can be read, or when only root could do it. Of several names, others than this one could be outside, so there somebody else's file
-    /// stays as it is: [`FsError::Escape`]. Blocking.
-    pub(crate) fn make_readable(&self, path: &TenantPath) -> Result<Option<Stat>, FsError> {
+    /// Gives a file to the tenant's user, who cannot read it, and lets him; somebody else's only when its first `limit` bytes are `meant` for
+    /// him, because whoever owns a directory can give a name in it to any file there. What it was like before; `None` when there is no plain
+    /// file, when it can be read, when it is not meant, or when only root could do it. Of several names, others than this one could be outside, so
+    /// there somebody else's file stays as it is: [`FsError::Escape`]. Blocking.
+    pub(crate) fn make_readable(
+        &self,
+        path: &TenantPath,
+        limit: u64,
+        meant: impl FnOnce(&[u8]) -> bool,
+    ) -> Result<Option<Stat>, FsError> {
         let ours = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        let (uid, gid) = self.owner().unwrap_or(ours);
+        let (uid, gid) = self.tenant();
         // Without a right to read, this is the only way to hold it.
         let fd = match self.resolve(path.as_str(), OFlags::PATH | OFlags::NOFOLLOW) {
             Err(FsError::NotFound | FsError::NotADirectory) => return Ok(None),
@@ -38,14 +46,31 @@ impl Root {
             return Ok(None);
         }
         let Opened { file, stat } = self.checked(fd, stat)?;
+        // By the descriptor: neither opening a path again nor fchmod(2) would do.
+        let held = format!("/proc/self/fd/{}", file.as_raw_fd());
         if stat.uid != uid {
+            let mut content = Vec::new();
+            File::open(&held)?.take(limit).read_to_end(&mut content)?;
+            if !meant(&content) {
+                return Ok(None);
+            }
             let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
             chownat(&file, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH)?;
         }
-        // By the descriptor too: fchmod(2) does not take one of this kind.
-        let held = format!("/proc/self/fd/{}", file.as_raw_fd());
         chmod(held, Mode::from_raw_mode((stat.mode | READABLE) & 0o777))?;
         Ok(Some(stat))
+    }
+
+    /// Whether the tenant's user may not read the file at a path. Blocking.
+    pub(crate) fn is_closed(&self, path: &TenantPath) -> Result<bool, FsError> {
+        let closed = |stat: Stat| granted(stat.mode, (stat.uid, stat.gid), self.tenant()) & 0o4 == 0;
+        Ok(self.stat(path)?.is_some_and(closed))
+    }
+
+    /// User and group of the tenant.
+    fn tenant(&self) -> (u32, u32) {
+        let ours = || (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        self.owner().unwrap_or_else(ours)
     }
 }
 
@@ -90,7 +115,8 @@ mod tests {
             let meta = dir.path().join(name).symlink_metadata().unwrap();
             (meta.uid(), meta.mode() & 0o7777)
         };
-        let mend = |name: &str| root.make_readable(&TenantPath::parse(name).unwrap());
+        let path = |name: &str| TenantPath::parse(name).unwrap();
+        let mend = |name: &str| root.make_readable(&path(name), 100, |content| content != b"kept");
 
         make("locked", user.0, 0);
         assert_eq!(mend("locked").unwrap().map(|was| was.mode), Some(0));
@@ -110,6 +136,10 @@ mod tests {
         make("roots", 0, 0o4640);
         assert!(mend("roots").unwrap().is_some());
         assert_eq!((seen("roots"), dir.path().join("roots").metadata().unwrap().gid()), ((user.0, 0o640), user.1));
+        make("kept", 0, 0o600);
+        assert!(root.is_closed(&path("kept")).unwrap() && !root.is_closed(&path("roots")).unwrap());
+        assert_eq!(mend("kept").unwrap(), None);
+        assert_eq!(seen("kept"), (0, 0o600));
         make("open", 0, 0o644);
         assert_eq!(mend("open").unwrap(), None);
         assert_eq!(seen("open"), (0, 0o644));
