@@ -11,7 +11,6 @@ use tokio::sync::{Semaphore, watch};
 use winston_wire::Source;
 
 use crate::candidate::{self, Configs};
-use crate::config::Settings;
 use crate::edits::{EditError, Edits};
 use crate::front::{self, FrontSettings, FrontShared};
 use crate::fs::{Root, TenantPath};
@@ -19,6 +18,7 @@ use crate::gateway::{self, Cli, FileSettings, GatewayConfig, GatewayHandle, Inhe
 use crate::handover::Handover;
 use crate::http::{App, BODY_BUDGET_KIB, CONCURRENT_WRITES, HttpCounters, Server, Streams, TokenDigest};
 use crate::seeds;
+use crate::settings::Settings;
 use crate::sync::{ControlClient, Engine, SyncStatus};
 use crate::upgrade::Upgrade;
 use crate::watch::{Watch, WatchStatus};

@@ -5,7 +5,6 @@
 
 mod app;
 mod candidate;
-mod config;
 mod edits;
 mod failpoint;
 mod front;
@@ -21,9 +20,11 @@ mod journal;
 mod log;
 mod merge;
 mod seeds;
+mod settings;
 mod sync;
 mod sys;
 mod upgrade;
+mod variables;
 mod watch;
 
 use std::process::ExitCode;
@@ -33,8 +34,9 @@ use lexopt::Arg::{Long, Short};
 use winston_wire::{EXIT_REPLACE, env};
 
 use app::Ending;
-use config::{Settings, VARIABLES};
 use handover::Handover;
+use settings::Settings;
+use variables::VARIABLES;
 
 /// `EX_USAGE`: wrong arguments or settings.
 const EXIT_USAGE: u8 = 64;

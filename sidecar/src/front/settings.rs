@@ -9,7 +9,7 @@ use winston_wire::env::{Reader, Secret};
 
 use super::client::Trust;
 use super::network::Networks;
-use crate::config::GatewaySettings;
+use crate::settings::GatewaySettings;
 
 /// Whose forwarding headers are believed when nothing is set: those of this machine, and of where Railway's edge comes from.
 const LOOPBACK: &str = "127.0.0.0/8,::1";
@@ -110,7 +110,7 @@ impl FrontSettings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::VARIABLES;
+    use crate::variables::VARIABLES;
 
     fn front(pairs: &[(&str, &str)]) -> Option<FrontSettings> {
         let lookup = |name: &str| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
