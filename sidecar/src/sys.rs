@@ -157,16 +157,15 @@ pub(crate) fn start_writeback(file: &File, offset: u64, length: usize) {
 pub(crate) fn in_turns<T>(work: impl FnOnce() -> T) -> T {
     let parameters = libc::sched_param { sched_priority: 0 };
     // SAFETY: concerns the calling thread alone and reads a number from memory that is ours. Refused, it changes nothing.
-    let before = unsafe {
-        let before = libc::sched_getscheduler(0);
-        libc::sched_setscheduler(0, libc::SCHED_BATCH, &parameters);
-        before
+    let usual = unsafe {
+        libc::sched_getscheduler(0) == libc::SCHED_OTHER
+            && libc::sched_setscheduler(0, libc::SCHED_BATCH, &parameters) == 0
     };
     let done = work();
-    if before == libc::SCHED_OTHER {
+    if usual {
         // SAFETY: as above.
         unsafe {
-            libc::sched_setscheduler(0, before, &parameters);
+            libc::sched_setscheduler(0, libc::SCHED_OTHER, &parameters);
         }
     }
     done

@@ -156,8 +156,13 @@ impl Guard {
         if !down || !matches!(cause, ExitCause::BadConfig | ExitCause::NoConfig) || self.handled == Some(at) {
             return None;
         }
+        let pause = if self.repairs.len() < QUICK_REPAIRS { Duration::ZERO } else { REPAIR_PAUSE };
+        let due = self.repairs.back().map_or(now, |last| *last + pause);
         if cause == ExitCause::BadConfig && self.mended == Some(scene.starts) {
-            self.handled = Some(at);
+            if now < due {
+                return Some(Order::Wait(Some(due)));
+            }
+            self.restored(at, now);
             return Some(Order::Retry);
         }
         if cause == ExitCause::BadConfig {
@@ -171,15 +176,13 @@ impl Guard {
         }
         let untried = |good: &&(u64, ContentHash)| Some(good.1) != scene.config && !self.tried.contains(&good.1);
         let (seq, _) = scene.good.iter().find(untried)?;
-        let pause = if self.repairs.len() < QUICK_REPAIRS { Duration::ZERO } else { REPAIR_PAUSE };
-        let due = self.repairs.back().map_or(now, |last| *last + pause);
         if now < due {
             return Some(Order::Wait(Some(due)));
         }
         Some(Order::Restore(*seq))
     }
 
-    /// A good set was brought back because of this end.
+    /// A good set was brought back, or what is there is tried again, because of this end.
     pub(super) fn restored(&mut self, exit: Timestamp, now: Duration) {
         self.handled = Some(exit);
         self.repairs.push_back(now);

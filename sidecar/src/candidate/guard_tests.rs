@@ -88,6 +88,18 @@ fn a_process_that_could_not_read_the_configuration_says_nothing_about_it() {
 }
 
 #[test]
+fn whoever_makes_it_unreadable_in_each_life_does_not_go_round_for_ever() {
+    let mut guard = Guard::new(seconds(10));
+    let mut tries = 0;
+    for life in 1..=60 {
+        let refused = Scene { starts: life, ..refused(9, i64::try_from(life).unwrap(), &[]) };
+        guard.mended(life);
+        tries += u32::from(guard.look(&refused, seconds(2 * life)) == Order::Retry);
+    }
+    assert!((1..10).contains(&tries), "{tries} of 60");
+}
+
+#[test]
 fn what_is_not_the_configurations_fault_is_not_repaired() {
     let mut guard = Guard::new(seconds(10));
     let good = [(1, 10)];

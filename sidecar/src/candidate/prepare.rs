@@ -26,6 +26,10 @@ pub(super) fn prepare(
     for (index, file) in files.iter().enumerate() {
         edits.permit(&file.path).map_err(|error| SubmitError::Edit { index: Some(index), error })?;
     }
+    // As the upkeep does, which may not have come to it: what cannot be read cannot be taken back either.
+    if let Err(error) = edits.mend_config() {
+        tracing::debug!(%error, "could not make the configuration readable");
+    }
     let mixed = !files.iter().any(|file| file.path == *config);
     if mixed {
         // Only the keys that control owns change: over what is there.

@@ -18,12 +18,19 @@ pub(super) fn read_set<'a>(edits: &Edits, paths: impl Iterator<Item = &'a Tenant
     Ok(FileSet { files: files.collect::<Result<_, EditError>>()? })
 }
 
-/// The content at a path.
+/// The content at a path. Of somebody else's file in the configuration's place that the tenant's user may not read (and that is no configuration, or
+/// he would have got it) nothing may come to be in a file that he can read: [`FsError::Escape`].
 pub(super) fn read(edits: &Edits, path: &TenantPath) -> Result<Option<Vec<u8>>, EditError> {
     let limit = edits.max_file_bytes();
     match edits.root().open_file(path) {
         Err(FsError::NotFound | FsError::NotADirectory) => Ok(None),
-        opened => Ok(Some(opened?.read(limit)?.ok_or(EditError::TooLarge { limit })?)),
+        opened => {
+            let mut opened = opened?;
+            if edits.layout().config_file().as_ref() == Some(path) && edits.root().withholds(&opened.stat) {
+                return Err(FsError::Escape.into());
+            }
+            Ok(Some(opened.read(limit)?.ok_or(EditError::TooLarge { limit })?))
+        }
     }
 }
 
@@ -145,7 +152,15 @@ impl Planned {
 
 fn plan(edits: &Edits, config: &TenantPath, old: &FileSet, new: &FileSet) -> Result<Vec<Planned>, EditError> {
     let files = old.files.iter().zip(&new.files).map(|(before, after)| {
-        let there = SetFile { path: before.path.clone(), content: read(edits, &before.path)? };
+        let content = match read(edits, &before.path) {
+            // Somebody else's, whatever is wanted there.
+            Err(EditError::Fs(FsError::Escape)) => {
+                let (path, over) = (before.path.clone(), Precondition::Absent);
+                return Ok(Planned { path, over, what: Return::Kept });
+            }
+            content => content?,
+        };
+        let there = SetFile { path: before.path.clone(), content };
         let what = returned(before, after, &there, before.path == *config);
         Ok(Planned { over: exactly(there.hash()), path: there.path, what })
     });

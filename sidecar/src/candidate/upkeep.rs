@@ -17,6 +17,7 @@ use super::{Answer, Origin, Submission, SubmitError, owned, rejected, swap};
 use crate::edits::{Author, EditError, Edits, Look, Precondition, hash_of};
 use crate::failpoint;
 use crate::fs::{FsError, TenantPath};
+use crate::gateway::Writer;
 
 /// Pause after something that could not be done.
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
@@ -66,9 +67,9 @@ impl Owner {
     /// A configuration that its user cannot read is not to be replaced: he gets it back, before the next start if that is possible.
     async fn mend(&mut self) {
         match self.blocking(|edits, _| edits.mend_config()).await {
-            Ok(Ok(Some(_))) => {
+            Ok(Ok(Some(was))) => {
                 self.guard.mended(self.status().restarts);
-                self.gateway.config_ready();
+                self.gateway.config_changed(Writer::Tenant(was.changed_at()));
             }
             // A start fails, and says what is to be done.
             Ok(Err(error)) => tracing::debug!(%error, "could not make the configuration readable"),
@@ -184,10 +185,6 @@ impl Owner {
             let Some(wanted) = wanted else { return Ok(None) };
             let (rejected, over, secrets) = match swap::read(edits, &config) {
                 Ok(None) => (None, Precondition::Absent, Vec::new()),
-                // Not for the tenant's user to read, and so not to be copied for him.
-                Ok(Some(_)) if edits.root().is_closed(&config)? => {
-                    (Some(rejected::set_aside(edits.root(), &config)?), Precondition::Absent, Vec::new())
-                }
                 Ok(Some(there)) => {
                     let copy = rejected::copy(edits.root(), &config, &there)?;
                     (Some(copy), Precondition::Match(hash_of(&there)), secrets_in(&there))

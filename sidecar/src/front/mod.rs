@@ -43,6 +43,7 @@ mod upstream;
 mod view;
 mod waiting;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -162,6 +163,8 @@ struct Sight {
     seen: Vec<Seen>,
     /// With what it includes; `None` when it cannot be read.
     config: Option<Value>,
+    /// What it includes, each for itself.
+    included: Vec<Value>,
 }
 
 impl Lookout {
@@ -178,10 +181,10 @@ impl Lookout {
         let Some(path) = self.edits.layout().config_file() else { return };
         let (edits, before) = (Arc::clone(&self.edits), self.seen.clone());
         let looked = tokio::task::spawn_blocking(move || sight(edits.root(), &path, &before)).await;
-        let Ok(Some(Sight { seen, config })) = looked else { return };
+        let Ok(Some(Sight { seen, config, included })) = looked else { return };
         let configured = seen.iter().any(|(_, stat)| stat.is_some());
         let view = match &config {
-            Some(config) => View::of(config, self.origin.as_deref(), &self.own_ports),
+            Some(config) => View::of(config, &included, self.origin.as_deref(), &self.own_ports),
             None if !configured => View::default(),
             // The running gateway goes on with what it has read, and the supervisor says what is wrong with the file.
             None => self.shared.known().view.clone(),
@@ -209,14 +212,15 @@ fn sight(root: &Root, path: &TenantPath, before: &[Seen]) -> Option<Sight> {
         (Some(_), Err(FsError::Io(_))) => return None,
         (Some(_), text) => text.ok().flatten(),
     };
-    let config = text.and_then(|text| merge::value(std::str::from_utf8(&text).ok()?).ok());
-    let config = config.map(|config| {
-        let directory = path.split().and_then(|(directory, _)| TenantPath::parse(directory).ok()).unwrap_or_default();
-        let files = merge::included(&directory, &config, |path| {
-            seen.push((path.clone(), stat(path)));
-            read(path).ok().flatten()
-        });
-        merge::resolved(&config, &files)
+    let value = |text: Vec<u8>| merge::value(std::str::from_utf8(&text).ok()?).ok();
+    let Some(config) = text.and_then(value) else { return Some(Sight { seen, config: None, included: Vec::new() }) };
+    let directory = path.split().and_then(|(directory, _)| TenantPath::parse(directory).ok()).unwrap_or_default();
+    let files = merge::included(&directory, &config, |path| {
+        seen.push((path.clone(), stat(path)));
+        read(path).ok().flatten()
     });
-    Some(Sight { seen, config })
+    let files: BTreeMap<_, _> = files.into_iter().filter_map(|(name, text)| Some((name, value(text)?))).collect();
+    // Too much of it: then what the file itself says has to do.
+    let config = merge::resolved(&config, &files).unwrap_or(config);
+    Some(Sight { seen, config: Some(config), included: files.into_values().collect() })
 }

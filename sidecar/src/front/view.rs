@@ -30,10 +30,13 @@ fn default_webhook() -> Webhook {
 }
 
 impl View {
-    /// Of a configuration with what it includes. `origin` is the public one, if it is known; `own_ports` are never a webhook's.
-    pub(super) fn of(config: &Value, origin: Option<&str>, own_ports: &[u16]) -> Self {
+    /// Of a configuration with what it includes, which `included` are one by one. `origin` is the public one, if it is known; `own_ports` are
+    /// never a webhook's.
+    pub(super) fn of(config: &Value, included: &[Value], origin: Option<&str>, own_ports: &[u16]) -> Self {
         let mut user_headers = BTreeSet::new();
-        find_user_headers(config, &mut user_headers);
+        for value in included.iter().chain([config]) {
+            find_user_headers(value, &mut user_headers);
+        }
         Self { webhooks: webhooks(config, own_ports), user_headers, advice: advice(&config["gateway"], origin) }
     }
 }
@@ -121,7 +124,7 @@ mod tests {
     use crate::merge;
 
     fn view(text: &str) -> View {
-        View::of(&merge::value(text).unwrap(), Some("https://t.example.com"), &[8080, 18790])
+        View::of(&merge::value(text).unwrap(), &[], Some("https://t.example.com"), &[8080, 18790])
     }
 
     fn hooks(text: &str) -> Vec<(String, u16)> {

@@ -42,7 +42,7 @@ impl Root {
         };
         let stat = Stat::of(&fd)?;
         let can = ours.0 == 0 || stat.uid == ours.0;
-        if stat.kind != EntryKind::File || granted(stat.mode, (stat.uid, stat.gid), (uid, gid)) & 0o4 != 0 || !can {
+        if stat.kind != EntryKind::File || !self.closes(&stat) || !can {
             return Ok(None);
         }
         let Opened { file, stat } = self.checked(fd, stat)?;
@@ -61,10 +61,13 @@ impl Root {
         Ok(Some(stat))
     }
 
-    /// Whether the tenant's user may not read the file at a path. Blocking.
-    pub(crate) fn is_closed(&self, path: &TenantPath) -> Result<bool, FsError> {
-        let closed = |stat: Stat| granted(stat.mode, (stat.uid, stat.gid), self.tenant()) & 0o4 == 0;
-        Ok(self.stat(path)?.is_some_and(closed))
+    /// Whether a file like this is somebody else's who does not let the tenant's user read it.
+    pub(crate) fn withholds(&self, stat: &Stat) -> bool {
+        stat.uid != self.tenant().0 && self.closes(stat)
+    }
+
+    fn closes(&self, stat: &Stat) -> bool {
+        granted(stat.mode, (stat.uid, stat.gid), self.tenant()) & 0o4 == 0
     }
 
     /// User and group of the tenant.
@@ -137,7 +140,9 @@ mod tests {
         assert!(mend("roots").unwrap().is_some());
         assert_eq!((seen("roots"), dir.path().join("roots").metadata().unwrap().gid()), ((user.0, 0o640), user.1));
         make("kept", 0, 0o600);
-        assert!(root.is_closed(&path("kept")).unwrap() && !root.is_closed(&path("roots")).unwrap());
+        make("locked again", user.0, 0);
+        let withholds = |name: &str| root.withholds(&root.stat(&path(name)).unwrap().unwrap());
+        assert!(withholds("kept") && !withholds("roots") && !withholds("locked again"));
         assert_eq!(mend("kept").unwrap(), None);
         assert_eq!(seen("kept"), (0, 0o600));
         make("open", 0, 0o644);

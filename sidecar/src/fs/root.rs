@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags};
 use rustix::io::{Errno, ReadWriteFlags};
+use winston_wire::Timestamp;
 
 use super::TenantPath;
 use super::class::INTERNAL;
@@ -166,6 +167,11 @@ impl Stat {
     /// The same file with the same content, as far as what survives a rename tells (`ctime` does not).
     pub(crate) fn is_version(&self, other: &Self) -> bool {
         (self.ino, self.size, self.mtime_ns) == (other.ino, other.size, other.mtime_ns)
+    }
+
+    /// When anything about it was last changed, as the kernel says.
+    pub(crate) fn changed_at(&self) -> Option<Timestamp> {
+        Timestamp::from_nanosecond(self.ctime_ns.into()).ok()
     }
 
     /// One of several names of a file that is not the tenant's: the others may be outside the tree, where its maker cannot read.

@@ -147,7 +147,7 @@ pub(super) async fn sweep(realm: Realm, limit: Duration) {
 }
 
 /// Kills what is left of a session, and for as long as its leader lives everything below that, except for the leader: it has not been waited for,
-/// so the session's number is nobody else's. Gives up after `limit`.
+/// so the session's number is nobody else's. Waits for their ends, at most for `limit`.
 pub(super) async fn end_session(leader: i32, limit: Duration) {
     let give_up = Instant::now() + limit;
     loop {
@@ -156,6 +156,9 @@ pub(super) async fn end_session(leader: i32, limit: Duration) {
             return;
         }
         members.iter().for_each(kill);
+        if limit.is_zero() {
+            return;
+        }
         if Instant::now() >= give_up {
             tracing::warn!(leader, left = members.len(), "processes of an ended command remain");
             return;
@@ -177,9 +180,10 @@ pub(super) fn tree(realm: Realm) -> Vec<i32> {
     realm.strays().iter().map(|entry| entry.pid).collect()
 }
 
-/// The same and ourselves.
+/// The same, of those that live, and ourselves.
 pub(super) fn family(realm: Realm) -> Vec<i32> {
-    tree(realm).into_iter().chain([own_pid()]).collect()
+    let living = realm.strays().into_iter().filter(|entry| !entry.zombie);
+    living.map(|entry| entry.pid).chain([own_pid()]).collect()
 }
 
 /// Reaps orphans of a running gateway that have ended.

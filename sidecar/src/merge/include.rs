@@ -10,8 +10,15 @@ use crate::fs::TenantPath;
 const MOST_FILES: usize = 32;
 const MOST_BYTES: usize = 4 * 1024 * 1024;
 
-/// Deepest chain of files that include each other.
+/// Most names that are looked for: a file may be included often, and many may be missing.
+const MOST_NAMES: usize = 256;
+
+/// Deepest chain of files that include each other, and deepest nesting of what comes out.
 const DEEPEST: usize = 10;
+const MOST_LEVELS: usize = 512;
+
+/// What one value counts for beside its text.
+const VALUE_BYTES: usize = 16;
 
 /// The included files below the configuration's directory, by their path relative to it. What cannot be read is left out: the validation says so.
 pub(crate) fn included(
@@ -21,8 +28,9 @@ pub(crate) fn included(
 ) -> Vec<(String, Vec<u8>)> {
     let mut found = BTreeMap::new();
     let mut waiting = names(config);
-    let mut bytes = 0;
-    while let Some(name) = waiting.pop() {
+    let (mut bytes, mut tried) = (0, 0);
+    while let Some(name) = waiting.pop().filter(|_| tried < MOST_NAMES) {
+        tried += 1;
         let Ok(path) = TenantPath::parse(&name) else { continue };
         let Some(path) = (!path.is_root()).then(|| TenantPath::parse(&format!("{directory}/{path}")).ok()).flatten()
         else {
@@ -46,32 +54,52 @@ pub(crate) fn included(
     found.into_iter().collect()
 }
 
-/// What a configuration amounts to with its `files`, as [`included`] has found them: what is included first, several files one over the other,
-/// and what stands beside `$include` over that. Objects are merged, lists put together, anything else replaced.
-pub(crate) fn resolved(config: &Value, files: &[(String, Vec<u8>)]) -> Value {
-    let texts = files.iter().filter_map(|(name, content)| Some((name.as_str(), std::str::from_utf8(content).ok()?)));
-    let values = texts.filter_map(|(name, text)| Some((name, super::value(text).ok()?))).collect();
-    resolve(config, "", &values, 0)
+/// What a configuration amounts to with the `files` that [`included`] has found, by name: what is included first, several files one over the
+/// other, and what stands beside `$include` over that. Objects are merged, lists put together, anything else replaced. `None` when it would be larger
+/// or deeper than what is looked at: a few files can include each other for ever.
+pub(crate) fn resolved(config: &Value, files: &BTreeMap<String, Value>) -> Option<Value> {
+    let mut resolving = Resolving { files, left: MOST_BYTES };
+    super::json::deep(|| resolving.resolve(config, "", 0, 0)).flatten()
 }
 
-fn resolve(value: &Value, base: &str, files: &BTreeMap<&str, Value>, depth: usize) -> Value {
-    match value {
-        Value::Array(items) => items.iter().map(|item| resolve(item, base, files, depth)).collect(),
-        Value::Object(members) => {
-            let mut whole = Value::Null;
-            let named = members.get("$include").map(named).unwrap_or_default();
-            for name in named.into_iter().filter(|_| depth < DEEPEST) {
-                let Ok(path) = TenantPath::parse(format!("{base}/{name}").trim_start_matches('/')) else { continue };
-                let Some(file) = files.get(path.as_str()) else { continue };
-                let base = path.split().map_or("", |(base, _)| base);
-                whole = over(whole, resolve(file, base, files, depth + 1));
+struct Resolving<'a> {
+    files: &'a BTreeMap<String, Value>,
+    /// Bytes that may still come out.
+    left: usize,
+}
+
+impl Resolving<'_> {
+    fn take(&mut self, bytes: usize) -> Option<()> {
+        self.left = self.left.checked_sub(bytes + VALUE_BYTES)?;
+        Some(())
+    }
+
+    /// `base`: the directory of the file in which the value stands; `depth`: how many files that is deep; `level`: how many values.
+    fn resolve(&mut self, value: &Value, base: &str, depth: usize, level: usize) -> Option<Value> {
+        self.take(value.as_str().map_or(0, str::len)).filter(|()| level < MOST_LEVELS)?;
+        match value {
+            Value::Array(items) => items.iter().map(|item| self.resolve(item, base, depth, level + 1)).collect(),
+            Value::Object(members) => {
+                let files = self.files;
+                let mut whole = Value::Null;
+                let named = members.get("$include").map(named).unwrap_or_default();
+                for name in named.into_iter().filter(|_| depth < DEEPEST) {
+                    let Ok(path) = TenantPath::parse(format!("{base}/{name}").trim_start_matches('/')) else {
+                        continue;
+                    };
+                    let Some(file) = files.get(path.as_str()) else { continue };
+                    let base = path.split().map_or("", |(base, _)| base);
+                    whole = over(whole, self.resolve(file, base, depth + 1, level + 1)?);
+                }
+                let mut beside = Map::new();
+                for (key, value) in members.iter().filter(|(key, _)| *key != "$include") {
+                    self.take(key.len())?;
+                    beside.insert(key.clone(), self.resolve(value, base, depth, level + 1)?);
+                }
+                Some(if beside.is_empty() && !whole.is_null() { whole } else { over(whole, Value::Object(beside)) })
             }
-            let beside = members.iter().filter(|(key, _)| *key != "$include");
-            let beside: Map<_, _> =
-                beside.map(|(key, value)| (key.clone(), resolve(value, base, files, depth))).collect();
-            if beside.is_empty() && !whole.is_null() { whole } else { over(whole, Value::Object(beside)) }
+            value => Some(value.clone()),
         }
-        value => value.clone(),
     }
 }
 
@@ -156,7 +184,7 @@ mod tests {
             ("sub/more.json5", "{auth: {$include: 'auth.json5'}, trustedProxies: ['127.0.0.1']}"),
             ("sub/auth.json5", "{trustedProxy: {userHeader: 'X-User'}}"),
         ];
-        let files = files.map(|(name, text)| (name.to_owned(), text.as_bytes().to_vec()));
+        let files = files.map(|(name, text)| (name.to_owned(), crate::merge::value(text).unwrap())).into();
         let expected = json!({
             "gateway": {
                 "bind": "loopback", "trustedProxies": ["::1", "127.0.0.1"],
@@ -165,8 +193,28 @@ mod tests {
             "agents": [1, 2],
             "missing": {},
         });
-        assert_eq!(resolved(&config, &files), expected);
-        let circle = [("a.json5".to_owned(), b"{b: {$include: 'a.json5'}}".to_vec())];
-        assert!(resolved(&json!({"$include": "a.json5"}), &circle)["b"]["b"].is_object());
+        assert_eq!(resolved(&config, &files), Some(expected));
+        let circle = BTreeMap::from([("a.json5".to_owned(), json!({"b": {"$include": "a.json5"}}))]);
+        assert!(resolved(&json!({"$include": "a.json5"}), &circle).unwrap()["b"]["b"].is_object());
+    }
+
+    #[test]
+    fn files_that_grow_without_end_come_to_nothing() {
+        let config = json!({"$include": "a.json5"});
+        let files = |value| BTreeMap::from([("a.json5".to_owned(), value)]);
+        let many = json!({"x": {"$include": vec!["a.json5"; 20]}, "y": {"$include": vec!["a.json5"; 20]}});
+        assert_eq!(resolved(&config, &files(many)), None, "often");
+        let long = json!({"a": {"$include": "a.json5"}, "b": {"$include": "a.json5"}, "c": "c".repeat(1 << 20)});
+        assert_eq!(resolved(&config, &files(long)), None, "large");
+        let deep = (0..400).fold(json!({"$include": "a.json5"}), |inner, _| json!({ "x": inner }));
+        assert_eq!(resolved(&config, &files(deep)), None, "deep");
+        let missing: Vec<_> = (0..10_000).map(|number| format!("{number}.json5")).collect();
+        let mut looked = 0;
+        let directory = TenantPath::parse(".openclaw").unwrap();
+        included(&directory, &json!({ "$include": missing }), |_| {
+            looked += 1;
+            None
+        });
+        assert_eq!(looked, MOST_NAMES);
     }
 }

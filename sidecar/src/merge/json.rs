@@ -37,7 +37,7 @@ pub(crate) struct Patched {
 }
 
 /// Runs recursive work where there is room for it. `None` when it panicked or no thread could be made.
-fn deep<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {
+pub(super) fn deep<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {
     std::thread::scope(|scope| {
         let builder = std::thread::Builder::new().name("json".to_owned()).stack_size(STACK_BYTES);
         builder.spawn_scoped(scope, work).ok()?.join().ok()

@@ -14,8 +14,10 @@ impl Edits {
     /// Takes a set back. What the agent has written since on top of it stays; what was displaced under such a version is history.
     pub(in super::super) fn undo_set(&self, set: &Set) -> Result<(), EditError> {
         let mut pending = Pending::default();
+        let mut undone = Ok(());
         for step in set.steps.iter().rev() {
-            self.undo_step(step, &mut pending)?;
+            // One that cannot be taken back now is no reason to leave the others.
+            undone = undone.and(self.undo_step(step, &mut pending));
             if pending.is_large() {
                 self.commit(std::mem::take(&mut pending))?;
             }
@@ -25,7 +27,7 @@ impl Edits {
         }
         self.flush_directories(set)?;
         self.commit(pending)?;
-        Ok(())
+        undone
     }
 
     /// A directory that we have made goes; one in which the agent has put something stays.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use winston_wire::Timestamp;
+use winston_wire::{GatewayState, Timestamp};
 
 use super::{Owner, STATUS_LIMIT};
 use crate::gateway::adopt::{self, Found};
@@ -44,6 +44,10 @@ impl Owner {
         let restarts = self.starts.saturating_sub(1);
         self.shared.status.send_modify(|status| {
             (status.last_exit, status.restarts) = (record.last_exit.clone(), restarts);
+            // Without it a gateway that nobody runs, and an old end of it, look like a configuration that has to be repaired.
+            if record.process.is_some() {
+                status.state = GatewayState::Adopted;
+            }
         });
         let found = record.process.as_ref().map(|known| adopt::find(known, &self.config));
         match found {
