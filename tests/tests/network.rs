@@ -73,7 +73,7 @@ impl Scene {
         sidecar.put("workspace/small.md", "smaller")?.expect(200)?;
         sidecar.put("workspace/gone.md", "soon gone")?.expect(200)?;
         sidecar.call("DELETE", "/files/workspace/gone.md", &[], b"")?.expect(200)?;
-        sidecar.agent_writes("workspace/agent.md", "the agent's")?;
+        sidecar.agent_saves("workspace/agent.md", "the agent's")?;
         sidecar.wait_for_history("workspace/agent.md", &["agent create"])?;
         ensure!(sidecar.get("/files/workspace/small.md")?.expect(200)?.json()?["content"] == "smaller");
         self.tenant.push("workspace/pushed.md", "pushed")?;
