@@ -15,6 +15,9 @@ fn recorded(data: &Path) -> Result<BTreeMap<String, String>> {
     for line in journal_lines(data)? {
         let Ok(record) = serde_json::from_str::<Value>(&line) else { continue };
         let path = record["path"].as_str().context("path")?.to_owned();
+        if let Some(previous) = record["previous_path"].as_str() {
+            files.remove(previous);
+        }
         match record["hash"].as_str() {
             Some(hash) => files.insert(path, hash.to_owned()),
             None => files.remove(&path),
