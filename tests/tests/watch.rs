@@ -1,7 +1,7 @@
 //! What the agent does to its files, past the API.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
@@ -99,6 +99,57 @@ fn a_busy_tree_is_described_by_the_journal() -> Result<()> {
     wait_until_recorded(&sidecar)?;
     assert_eq!(sidecar.status()?["watch"]["rescans"], 1);
     Ok(())
+}
+
+/// Directories that hold others are moved about, put in each other's place, removed and made again; after each round of it, what is written
+/// into any of them is seen, by events alone.
+#[test]
+fn a_directory_is_watched_wherever_it_goes() -> Result<()> {
+    let sidecar = Setup::new()?.env("WINSTON_RESCAN_SECONDS", "3600").start()?;
+    let root = sidecar.data().join("workspace");
+    std::fs::create_dir(&root)?;
+    let mut numbers = Numbers(7);
+    for round in 0..4 {
+        for _ in 0..400 {
+            // Looking sets the pace: sometimes the sidecar is between two of these, sometimes it sees many at once.
+            for _ in 0..numbers.below(200) {
+                let _ = std::fs::metadata(&root)?;
+            }
+            let outer = root.join(format!("d{}", numbers.below(4)));
+            let inner = outer.join(format!("e{}", numbers.below(3)));
+            let _ = match numbers.below(8) {
+                0..=2 => std::fs::create_dir_all(&inner),
+                3 | 4 => std::fs::rename(&outer, root.join(format!("d{}", numbers.below(4)))),
+                5 => std::fs::rename(&inner, root.join(format!("d{}/e{}", numbers.below(4), numbers.below(3)))),
+                6 => std::fs::remove_dir_all(&inner),
+                _ => std::fs::remove_dir_all(&outer),
+            };
+        }
+        sidecar.agent_writes("workspace/last.md", &format!("round {round}"))?;
+        wait_until_recorded(&sidecar)?;
+        for directory in directories(&root)? {
+            std::fs::write(directory.join("probe.md"), format!("round {round}"))?;
+        }
+        wait_until_recorded(&sidecar).with_context(|| format!("round {round}"))?;
+    }
+    assert_eq!(sidecar.status()?["watch"]["rescans"], 1);
+    Ok(())
+}
+
+/// Directories below `root`, and itself.
+fn directories(root: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = vec![root.to_owned()];
+    let mut next = 0;
+    while let Some(directory) = found.get(next).cloned() {
+        for entry in std::fs::read_dir(directory)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                found.push(entry.path());
+            }
+        }
+        next += 1;
+    }
+    Ok(found)
 }
 
 #[test]
