@@ -286,6 +286,21 @@ ensure_peer() {
     export WINSTON_PEER_MODULES=$dir
 }
 
+# One test opens the front door with a real browser, behind a terminator of TLS. Not every distribution has it as a package: without it, that test says
+# that it was skipped.
+ensure_browser() {
+    ! has chromium || ! has openssl || return 0
+    if ! has apt-get || { [[ $(id -u) != 0 ]] && ! has sudo; }; then
+        note "chromium or openssl is missing, and cannot be installed here: the test with a browser will be skipped"
+        return 0
+    fi
+    step "Installing Chromium: a test opens the front door with a browser" install_browser
+}
+
+install_browser() {
+    apt_install chromium openssl || note "there is no package: the test with a browser will be skipped"
+}
+
 # ── Building ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 # All binaries of the workspace for the tests; exports WINSTON_BIN_DIR.
