@@ -184,6 +184,43 @@ fn what_the_agent_wrote_on_top_stays() -> Result<()> {
     Ok(())
 }
 
+/// A step that cannot be taken back now keeps no other from it, and is taken back later.
+#[test]
+fn one_step_that_cannot_be_taken_back_keeps_no_other() -> Result<()> {
+    const TEST: &str = "one_step_that_cannot_be_taken_back_keeps_no_other";
+    const PATHS: [&str; 3] = ["a/x.md", "b/x.md", "c/x.md"];
+    let sidecar = Setup::new()?.start()?;
+    for path in PATHS {
+        sidecar.put(path, "old")?.expect(200)?;
+    }
+    let setup = sidecar.kill()?;
+    let failing = match setup.clone().failpoints("tx-dirs-synced=kill") {
+        Ok(failing) => failing,
+        Err(reason) => {
+            skip(TEST, &reason);
+            return Ok(());
+        }
+    };
+    let sidecar = failing.start()?;
+    let puts = PATHS.map(|path| json!({"op": "put", "path": path, "content": "new"}));
+    assert!(batch(&sidecar, &json!(puts)).is_err());
+    drop(sidecar);
+    let stuck = setup.data().join("b");
+    let chattr = |how: &str| std::process::Command::new("chattr").arg(how).arg(&stuck).output();
+    if !chattr("+i").is_ok_and(|output| output.status.success()) {
+        skip(TEST, "chattr +i does not work here (needs root and ext4, XFS or btrfs)");
+        return Ok(());
+    }
+    let begun = setup.start().and_then(|sidecar| Ok((tree(setup.data())?, sidecar.kill()?)));
+    chattr("-i")?;
+    let (found, setup) = begun?;
+    assert_eq!(found, files(&[("a/x.md", "old"), ("b/x.md", "new"), ("c/x.md", "old")]));
+    let _sidecar = setup.start()?;
+    assert_eq!(tree(setup.data())?, files(&PATHS.map(|path| (path, "old"))));
+    assert_eq!(staged(setup.data())?, 0);
+    Ok(())
+}
+
 /// Directories: moved and removed as one, also by a crash.
 #[test]
 fn a_directory_that_is_killed_is_whole_or_not_there() -> Result<()> {
