@@ -125,7 +125,7 @@ fn a_directory_is_watched_wherever_it_goes() -> Result<()> {
                 _ => std::fs::remove_dir_all(&outer),
             };
         }
-        sidecar.agent_writes("workspace/last.md", &format!("round {round}"))?;
+        sidecar.agent_writes("workspace/last.md", format!("round {round}"))?;
         wait_until_recorded(&sidecar)?;
         for directory in directories(&root)? {
             std::fs::write(directory.join("probe.md"), format!("round {round}"))?;
@@ -141,7 +141,7 @@ fn directories(root: &Path) -> Result<Vec<PathBuf>> {
     let mut found = vec![root.to_owned()];
     let mut next = 0;
     while let Some(directory) = found.get(next).cloned() {
-        for entry in std::fs::read_dir(directory)? {
+        for entry in std::fs::read_dir(&directory)? {
             let entry = entry?;
             if entry.file_type()?.is_dir() {
                 found.push(entry.path());
