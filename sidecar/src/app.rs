@@ -74,7 +74,7 @@ pub(crate) async fn run(mut settings: Settings, handover: Option<Handover>) -> R
     let edits = open(&settings).await?;
 
     make_directories(&settings, &edits).await?;
-    let (gateway, configs) = start_gateway(&settings, &edits, inherited).await?;
+    let (gateway, configs, cli) = start_gateway(&settings, &edits, inherited).await?;
     let sync = Arc::new(SyncStatus::default());
     let engine = start_engine(&settings, &edits, &gateway, &configs, &sync)?;
     let watch_status = Arc::new(WatchStatus::default());
@@ -88,6 +88,7 @@ pub(crate) async fn run(mut settings: Settings, handover: Option<Handover>) -> R
         gateway: gateway.clone(),
         upgrade: Arc::clone(&upgrade),
         configs: configs.clone(),
+        cli,
         sync,
         engine: engine.clone(),
         writes: Arc::new(Semaphore::new(CONCURRENT_WRITES)),
@@ -254,8 +255,8 @@ async fn start_gateway(
     settings: &Settings,
     edits: &Arc<Edits>,
     inherited: Option<Inherited>,
-) -> Result<(GatewayHandle, Option<Configs>), RunError> {
-    let Some(gateway) = &settings.gateway else { return Ok((gateway::disabled(), None)) };
+) -> Result<(GatewayHandle, Option<Configs>, Option<Cli>), RunError> {
+    let Some(gateway) = &settings.gateway else { return Ok((gateway::disabled(), None, None)) };
     let ours = rustix::process::geteuid();
     if settings.identity.is_none() {
         let remedy = if ours.is_root() { "set" } else { "start as root with" };
@@ -293,9 +294,9 @@ async fn start_gateway(
     let handle = gateway::start(config, inherited)
         .map_err(|error| RunError::Other(format!("cannot open the pipes of the gateway's output: {error}")))?;
     // What an earlier process began goes on beside the start of the gateway.
-    let configs = candidate::start(Arc::clone(edits), handle.clone(), cli, settings.trials).await;
+    let configs = candidate::start(Arc::clone(edits), handle.clone(), cli.clone(), settings.trials).await;
     let configs = configs.map_err(|error| RunError::Other(format!("cannot open .winston/config: {error}")))?;
-    Ok((handle, Some(configs)))
+    Ok((handle, Some(configs), Some(cli)))
 }
 
 fn start_engine(

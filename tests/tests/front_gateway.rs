@@ -145,9 +145,41 @@ fn the_gateway_is_reached_through_the_front_door() -> Result<()> {
     };
     let log = run("openclaw.logs.tail")?.expect(200)?.json()?;
     ensure!(log["output"].as_str().is_some_and(|log| log.contains("gateway") && !log.contains(GATEWAY_TOKEN)), "{log}");
+    the_program_answers(&hosted)?;
     run("gateway.stop")?.expect(200)?;
     let down = hosted.get("/", &[])?.expect(503)?.json()?;
     ensure!(down["state"] == "stopped", "{down}");
+    Ok(())
+}
+
+/// What of the console OpenClaw's own program answers, as the gateway's user and without secrets; and a plugin that is switched on.
+fn the_program_answers(hosted: &Hosted) -> Result<()> {
+    let run = |cmd: &str, arg: Option<&str>| {
+        let body = json!({ "cmd": cmd, "arg": arg }).to_string();
+        request(hosted.front, "POST", "/setup/api/console/run", &[BASIC], body.as_bytes())
+    };
+    let said = |answer: Answer| Ok::<_, anyhow::Error>(answer.json()?["output"].as_str().context("output")?.to_owned());
+    ensure!(said(run("openclaw.config.get", Some("gateway.bind"))?.expect(200)?)?.trim() == "loopback");
+    let auth = said(run("openclaw.config.get", Some("gateway.auth"))?.expect(200)?)?;
+    ensure!(auth.contains("\"mode\": \"token\"") && !auth.contains(GATEWAY_TOKEN), "{auth}");
+    let unknown = said(run("openclaw.config.get", Some("not.there"))?.expect(500)?)?;
+    ensure!(unknown.contains("not.there"), "{unknown}");
+    for (cmd, arg) in [
+        ("openclaw.config.get", None),
+        ("openclaw.config.get", Some("--help")),
+        ("openclaw.plugins.enable", Some("-x")),
+        ("openclaw.plugins.install", Some("x")),
+    ] {
+        ensure!(run(cmd, arg)?.expect(400)?.json()?["ok"] == false, "{cmd}");
+    }
+    let on = run("openclaw.plugins.enable", Some("a2a"))?;
+    ensure!(on.status == 200, "{}: {}", on.status, on.text());
+    ensure!(said(run("openclaw.config.get", Some("plugins.entries.a2a.enabled"))?.expect(200)?)?.trim() == "true");
+    let changes = hosted.sidecar.changes()?;
+    let by_operator = |change: &Value| {
+        change["path"] == ".openclaw/openclaw.json" && change["source"] == "admin" && change["actor"] == "setup"
+    };
+    ensure!(changes.iter().any(by_operator), "{changes:?}");
     Ok(())
 }
 

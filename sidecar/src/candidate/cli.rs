@@ -1,25 +1,19 @@
 //! The gateway's own validation: `openclaw config validate --json` over a copy of the candidate.
 //!
 //! The copy lies in a directory of its own that is the program's state directory too, so that nothing of the tenant is touched or seen. The
-//! program runs as the gateway does, and code of the agent's can run in it (its compile cache), so nothing of it stays: see `gateway::helper`.
+//! program runs as the gateway does, and code of the agent's can run in it (its compile cache), so nothing of it stays: see `gateway::cli`.
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, chown};
 use std::path::{Component, Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use serde::Deserialize;
-use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::Command;
 use winston_wire::ConfigIssue;
 
 use super::redact;
-use crate::gateway::{Cli, Helper};
-
-/// Output that is looked at, in bytes of each stream.
-const MAX_OUTPUT: usize = 256 * 1024;
+use crate::gateway::{Cli, Said, Unsaid};
 
 /// Attempts; a machine that is busy with a start of the gateway is slow.
 const ATTEMPTS: usize = 2;
@@ -76,27 +70,15 @@ enum NoAnswer {
 }
 
 async fn ask(cli: &Cli, scratch: &Path, limit: Duration) -> Result<Answer, NoAnswer> {
-    let mut command = Command::new(&cli.program);
-    command
-        .args(["config", "validate", "--json"])
-        .env_clear()
-        .envs(cli.environment.iter().map(|(name, value)| (name, value)))
-        .env("OPENCLAW_STATE_DIR", scratch)
-        .env("OPENCLAW_CONFIG_PATH", scratch.join("openclaw.json"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let failed =
-        |error: io::Error| NoAnswer::Failed(format!("the program {} could not be run: {error}", cli.program.display()));
-    let mut helper = Helper::start(&mut command, cli.identity, scratch).map_err(failed)?;
-    let (stdout, stderr) = helper.streams();
-    let all = async { tokio::join!(read(stdout), read(stderr), helper.ended()) };
-    let ended = tokio::time::timeout(limit, all).await;
-    let Ok((stdout, stderr, status)) = ended else {
-        helper.end().await;
-        return Err(NoAnswer::Late);
-    };
-    let status = status.map_err(failed)?;
+    let config = scratch.join("openclaw.json");
+    let places = [("OPENCLAW_STATE_DIR", scratch), ("OPENCLAW_CONFIG_PATH", &config)];
+    let said = cli.ask(&["config", "validate", "--json"], &places, scratch, limit).await;
+    let Said { status, stdout, stderr } = said.map_err(|unsaid| match unsaid {
+        Unsaid::Late => NoAnswer::Late,
+        Unsaid::Failed(error) => {
+            NoAnswer::Failed(format!("the program {} could not be run: {error}", cli.program.display()))
+        }
+    })?;
     understood(&stdout, cli).ok_or_else(|| {
         let text = String::from_utf8_lossy(&stderr);
         let last = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
@@ -105,19 +87,6 @@ async fn ask(cli: &Cli, scratch: &Path, limit: Duration) -> Result<Answer, NoAns
             short(last, cli)
         ))
     })
-}
-
-/// Reads a stream to its end and keeps the beginning.
-async fn read(stream: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
-    let Some(mut stream) = stream else { return Vec::new() };
-    let (mut kept, mut buffer) = (Vec::new(), vec![0; 16 * 1024]);
-    while let Ok(read) = stream.read(&mut buffer).await
-        && read > 0
-    {
-        let room = MAX_OUTPUT - kept.len();
-        kept.extend_from_slice(&buffer[..read.min(room)]);
-    }
-    kept
 }
 
 #[derive(Deserialize)]
@@ -242,6 +211,7 @@ mod tests {
     fn cli() -> Cli {
         Cli {
             program: "openclaw".into(),
+            home: "/".into(),
             identity: None,
             environment: Vec::new(),
             secrets: vec!["secret-for-tests".into()],

@@ -50,7 +50,7 @@ use std::time::Duration;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::Value;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 pub(crate) use self::settings::FrontSettings;
 pub(crate) use self::stats::{FrontReport, Shared as FrontShared};
@@ -116,6 +116,7 @@ pub(crate) async fn run(
     let front = Front {
         password: settings.password.as_ref().map(Password::new),
         requests: addresses::Addresses::new(settings.max_per_address),
+        console: Semaphore::new(1),
         gateway: app.gateway.subscribe(),
         pool: pool::Pool::default(),
         attempts: attempts::Attempts::default(),

@@ -64,6 +64,8 @@ pub(super) struct Front {
     pub(super) operator: Option<Operator>,
     /// Requests and WebSockets of each caller.
     pub(super) requests: Addresses,
+    /// The turn of whoever has OpenClaw's program run.
+    pub(super) console: Semaphore,
     pub(super) gateway: watch::Receiver<GatewayStatus>,
     pub(super) stopped: watch::Receiver<bool>,
 }

@@ -16,18 +16,19 @@
 //! | `likely` | pure: what probably made it end |
 //! | `news` | pure: whether a new configuration ends a pause |
 //! | `output`, `logs` | its output: bytes, and the lines that are kept of them |
-//! | `helper` | running a command beside it |
+//! | `cli`, `helper` | asking its own program something, running a command beside it |
 //! | `probation` | what a trial of a configuration sees of it |
 //!
 //! [`start`] spawns the owner task; everybody else has a [`GatewayHandle`]. A request through the handle is answered
 //! once it has been carried out or can no longer be; dropping the future withdraws the wait, not the request.
 //!
-//! The sidecar's own children must stay in the sidecar's session (the default), or be a [`Helper`]: whatever else is below the sidecar in
+//! The sidecar's own children must stay in the sidecar's session (the default), or be a [`helper::Helper`]: whatever else is below the sidecar in
 //! another session came from the gateway and is killed with it. See `descendants`.
 
 mod adopt;
 mod backoff;
 mod channels;
+mod cli;
 mod condition;
 mod descendants;
 mod drain;
@@ -67,10 +68,10 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use winston_wire::{GatewayState, GatewayStatus, Timestamp};
 
 pub(crate) use self::backoff::Backoff;
+pub(crate) use self::cli::{Cli, Said, Unsaid};
 use self::descendants::Realm;
 pub(crate) use self::env::inherited as inherited_environment;
 pub(crate) use self::handle::GatewayHandle;
-pub(crate) use self::helper::Helper;
 use self::logs::Logs;
 pub(crate) use self::logs::{
     FileSettings, From as LogsFrom, Level, LogCounts, LogLine, LogReader, LogSettings, Piece, Stream,
@@ -79,7 +80,6 @@ pub(crate) use self::memory::Memory;
 pub(crate) use self::news::Writer;
 use self::output::Output;
 pub(crate) use self::output::Pipe;
-pub(crate) use self::probation::Cli;
 use self::reaped::ReapedEnds;
 use self::record::Store;
 pub(crate) use self::rpc::{RpcError, call as rpc_call};

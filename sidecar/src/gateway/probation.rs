@@ -1,40 +1,11 @@
-//! What a trial of a configuration has to see of the gateway, and what runs its program beside it.
+//! What a trial of a configuration has to see of the gateway.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use winston_wire::GatewayStatus;
 
 use super::logs::LogLine;
-use super::{GatewayConfig, GatewayHandle, Identity, descendants, env, probe};
-
-/// How the gateway's own program is run for a question: as the gateway, except for where its state is.
-#[derive(Debug, Clone)]
-pub(crate) struct Cli {
-    /// The program.
-    pub(crate) program: PathBuf,
-    /// Whom to run it as; `None`: as ourselves.
-    pub(crate) identity: Option<Identity>,
-    /// The gateway's whole environment.
-    pub(crate) environment: Vec<(String, String)>,
-    /// Values that must not show in what is passed on, longest first.
-    pub(crate) secrets: Vec<String>,
-    /// Port on which the gateway is supervised.
-    pub(crate) port: u16,
-}
-
-impl Cli {
-    /// Like the gateway of this configuration.
-    pub(crate) fn of(config: &GatewayConfig) -> Self {
-        Self {
-            program: config.program.clone(),
-            identity: config.identity,
-            environment: env::complete(config),
-            secrets: env::secrets(config),
-            port: config.port,
-        }
-    }
-}
+use super::{GatewayHandle, descendants, probe};
 
 impl GatewayHandle {
     /// The present state, and whether its process had not ended by now, be that known already or not.

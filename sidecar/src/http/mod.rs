@@ -30,7 +30,7 @@ use tokio::sync::Semaphore;
 use crate::candidate::Configs;
 use crate::edits::Edits;
 use crate::front::FrontShared;
-use crate::gateway::GatewayHandle;
+use crate::gateway::{Cli, GatewayHandle};
 use crate::sync::{Engine, SyncStatus};
 use crate::upgrade::Upgrade;
 use crate::watch::WatchStatus;
@@ -53,6 +53,8 @@ pub(crate) struct App {
     pub(crate) upgrade: Arc<Upgrade>,
     /// `None` without a gateway.
     pub(crate) configs: Option<Configs>,
+    /// Asks the gateway's own program; `None` without a gateway.
+    pub(crate) cli: Option<Cli>,
     pub(crate) sync: Arc<SyncStatus>,
     /// `None` without control.
     pub(crate) engine: Option<Arc<Engine>>,

@@ -12,7 +12,7 @@ use super::super::answers::{Refused, json};
 use super::super::body::Answer;
 use super::super::pairing::{self, Operator};
 use super::super::server::Front;
-use super::version;
+use super::{program, version};
 use crate::gateway::{GatewayError, RpcError};
 use winston_wire::GatewayStatus;
 
@@ -40,6 +40,7 @@ pub(super) async fn run(front: &Arc<Front>, request: Request<Incoming>) -> Respo
         Err(refusal) => return *refusal,
     };
     let gateway = &front.app.gateway;
+    let arg = command.arg.as_ref().and_then(Value::as_str);
     match command.cmd.as_str() {
         "gateway.restart" => ordered(gateway.restart().await, "Gateway restarted (wrapper-managed).\n"),
         "gateway.stop" => ordered(gateway.stop().await, "Gateway stopped (wrapper-managed).\n"),
@@ -70,7 +71,11 @@ pub(super) async fn run(front: &Arc<Front>, request: Request<Incoming>) -> Respo
             },
             Err(refusal) => *refusal,
         },
-        "openclaw.devices.approve" => match command.arg.as_ref().and_then(Value::as_str) {
+        "openclaw.doctor" => program::doctor(front).await,
+        "openclaw.config.get" => program::config(front, arg).await,
+        "openclaw.plugins.list" => program::plugins(front).await,
+        "openclaw.plugins.enable" => program::enable(front, arg).await,
+        "openclaw.devices.approve" => match arg {
             Some(id) => approve_request(front, id).await,
             None => json(StatusCode::BAD_REQUEST, &json!({ "ok": false, "error": "Missing device request ID" })),
         },
@@ -145,7 +150,7 @@ fn ordered(answer: Result<GatewayStatus, GatewayError>, done: &str) -> Response<
     }
 }
 
-fn output(status: StatusCode, ok: bool, text: String) -> Response<Answer> {
+pub(super) fn output(status: StatusCode, ok: bool, text: String) -> Response<Answer> {
     json(status, &json!({ "ok": ok, "output": text }))
 }
 

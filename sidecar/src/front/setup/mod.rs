@@ -5,7 +5,7 @@
 //! | `GET /setup/healthz` (no password) | that we are here |
 //! | `GET /setup` | a page; begins the session that lets this browser in |
 //! | `GET /setup/api/status` | what is configured, and versions |
-//! | `POST /setup/api/console/run` | [`console`] |
+//! | `POST /setup/api/console/run` | [`console`], [`program`] |
 //! | `GET /setup/api/devices/pending`, `POST /setup/api/devices/approve` | browsers that wait to be let in |
 //! | `GET /setup/export`, `POST /setup/import` | a backup as `tar.gz` |
 //!
@@ -14,6 +14,7 @@
 mod backup;
 mod console;
 mod page;
+mod program;
 mod version;
 
 use std::sync::Arc;
