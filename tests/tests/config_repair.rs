@@ -111,6 +111,39 @@ fn older_good_ones_are_tried_as_well() -> Result<()> {
     Ok(())
 }
 
+/// The exit code of a refused configuration, for another reason: the newest good configuration is what is there once that is over. Some reasons are
+/// known by the gateway's words, and nothing is tried then.
+#[test]
+fn what_else_is_wrong_costs_no_configuration() -> Result<()> {
+    const DENIED: &str = "Gateway failed to start: EACCES: permission denied, mkdir '/data/.openclaw/state' | gateway.maintenance_required";
+    for (words, likely, cause) in [(DENIED, json!("no_permission"), "failed"), ("new words", json!(null), "bad_config")]
+    {
+        let host = start()?;
+        for marker in ["second", "third"] {
+            host.put(&config(marker, &json!({})))?.expect(200)?;
+        }
+        let newest = host.on_disk()?;
+        let trouble = host.sidecar.data().join(".home/trouble");
+        std::fs::write(&trouble, words)?;
+        host.gateway.order("restart")?;
+        let last = eventually("it is given up", || {
+            let status = host.gateway.status()?;
+            let versions = host.sidecar.history(CONFIG)?;
+            // Without known words all three are tried, and the newest comes back.
+            let tried = cause == "failed" || versions.len() == 6;
+            let over = status["state"] == "crash_looping" || status["state"] == "backoff";
+            Ok((over && tried && !status["last_exit"].is_null()).then_some(status["last_exit"].clone()))
+        })?;
+        ensure!(last["likely"] == likely && last["cause"] == cause, "{last}");
+        ensure!(host.on_disk()? == newest, "{words}: {}", host.on_disk()?);
+        std::fs::remove_file(&trouble)?;
+        host.gateway.order("start")?;
+        host.gateway.wait_until_ready(None)?;
+        ensure!(host.on_disk()? == newest, "{words}: {}", host.on_disk()?);
+    }
+    Ok(())
+}
+
 /// One that the disk has spoiled is no reason to stop there.
 #[test]
 fn a_damaged_good_one_is_left_out() -> Result<()> {

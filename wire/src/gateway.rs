@@ -80,6 +80,8 @@ pub enum LikelyCause {
     OutOfMemory,
     /// Another gateway owns the state directory.
     StateInUse,
+    /// The state directory is of another version, or has to be looked after before it can be used.
+    Maintenance,
     /// Node.js is missing or has the wrong version.
     WrongNode,
     /// The volume has no room.

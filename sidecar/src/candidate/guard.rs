@@ -41,6 +41,9 @@ pub(super) struct Scene {
     pub(super) starts: u64,
     /// The last end of a process.
     pub(super) exit: Option<(Timestamp, ExitCause)>,
+    /// It ended as one does that refuses its configuration, but something else is known to be wrong. That may come from a configuration that
+    /// nothing is known of, and not from one with which it has run.
+    pub(super) is_doubtful: bool,
     /// Last-known-good sets, newest first: number and content of their configuration.
     pub(super) good: Vec<(u64, ContentHash)>,
     /// The keys that control owns are not as control wants them.
@@ -153,33 +156,40 @@ impl Guard {
         let down =
             matches!(scene.state, GatewayState::Backoff | GatewayState::CrashLooping | GatewayState::WaitingForConfig);
         let (at, cause) = scene.exit?;
-        if !down || !matches!(cause, ExitCause::BadConfig | ExitCause::NoConfig) || self.handled == Some(at) {
+        let refused = cause == ExitCause::BadConfig || scene.is_doubtful;
+        if !down || !(refused || cause == ExitCause::NoConfig) || self.handled == Some(at) {
             return None;
         }
         let pause = if self.repairs.len() < QUICK_REPAIRS { Duration::ZERO } else { REPAIR_PAUSE };
         let due = self.repairs.back().map_or(now, |last| *last + pause);
-        if cause == ExitCause::BadConfig && self.mended == Some(scene.starts) {
+        if refused && self.mended == Some(scene.starts) {
             if now < due {
                 return Some(Order::Wait(Some(due)));
             }
             self.restored(at, now);
             return Some(Order::Retry);
         }
+        let known = scene.config.filter(|there| scene.good.iter().any(|(_, good)| good == there));
+        if scene.is_doubtful && known.is_some() {
+            return None;
+        }
         if cause == ExitCause::BadConfig {
             self.proof = Proof::Refused;
         }
-        if let Some(there) = scene.config
-            && scene.good.iter().any(|(_, good)| *good == there)
-            && !self.tried.contains(&there)
-        {
+        if let Some(there) = known.filter(|there| !self.tried.contains(there)) {
             self.tried.push(there);
         }
         let untried = |good: &&(u64, ContentHash)| Some(good.1) != scene.config && !self.tried.contains(&good.1);
-        let (seq, _) = scene.good.iter().find(untried)?;
+        let (seq, _) = scene.good.iter().find(untried).or_else(|| Self::newest(scene))?;
         if now < due {
             return Some(Order::Wait(Some(due)));
         }
         Some(Order::Restore(*seq))
+    }
+
+    /// None of them is taken: the configuration is not to blame. The newest one is what is wanted once the trouble is over.
+    fn newest(scene: &Scene) -> Option<&(u64, ContentHash)> {
+        scene.good.first().filter(|(_, good)| Some(*good) != scene.config)
     }
 
     /// A good set was brought back, or what is there is tried again, because of this end.

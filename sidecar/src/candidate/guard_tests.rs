@@ -19,6 +19,7 @@ fn running(config: u8, pid: u32) -> Scene {
         pid: Some(pid),
         starts: 1,
         exit: None,
+        is_doubtful: false,
         good: Vec::new(),
         drifted: false,
     }
@@ -70,8 +71,25 @@ fn a_refused_configuration_gives_way_to_the_newest_good_one_and_then_to_older_on
     assert_eq!(guard.look(&refused(30, 1, &good), seconds(2)), Order::Wait(None));
     assert_eq!(guard.look(&refused(30, 2, &good), seconds(3)), Order::Restore(2));
     guard.restored(at(2), seconds(3));
-    // The first one has the same content as the third.
-    assert_eq!(guard.look(&refused(20, 3, &good), seconds(4)), Order::Wait(None));
+    // The first one has the same content as the third. All are refused, so the trouble is another one: the newest is to be there when it is over.
+    assert_eq!(guard.look(&refused(20, 3, &good), seconds(4)), Order::Restore(3));
+    guard.restored(at(3), seconds(4));
+    assert_eq!(guard.look(&refused(30, 4, &good), seconds(99)), Order::Wait(None));
+}
+
+#[test]
+fn a_configuration_that_has_run_is_not_blamed_for_what_else_is_wrong() {
+    let mut guard = Guard::new(seconds(10));
+    let good = [(2, 20), (1, 10)];
+    let doubtful = |config, exit| {
+        let scene = refused(config, exit, &good);
+        Scene { exit: Some((at(exit), ExitCause::Failed)), is_doubtful: true, ..scene }
+    };
+    assert_eq!(guard.look(&doubtful(20, 1), seconds(1)), Order::Wait(None));
+    // One that nobody knows may be to blame all the same.
+    assert_eq!(guard.look(&doubtful(9, 2), seconds(2)), Order::Restore(2));
+    guard.restored(at(2), seconds(2));
+    assert_eq!(guard.look(&doubtful(20, 3), seconds(99)), Order::Wait(None));
 }
 
 #[test]

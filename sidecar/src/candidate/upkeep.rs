@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use winston_wire::{ConfigVerdict, ContentHash, Source, Timestamp, Verdict};
+use winston_wire::{ConfigVerdict, ContentHash, ExitCause, Source, Timestamp, Verdict};
 
 use super::enact::remember_mixed;
 use super::guard::{Order, Proof, Scene};
@@ -21,6 +21,9 @@ use crate::gateway::Writer;
 
 /// Pause after something that could not be done.
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
+
+/// Exit code of a gateway that refuses its configuration, and of other troubles.
+const REFUSES: i32 = 78;
 
 /// Orders that are carried out before others get a turn.
 const MOST_ORDERS: usize = 4;
@@ -94,6 +97,8 @@ impl Owner {
         };
         let drifted = self.drifted(hash).await;
         let status = self.status();
+        let is_doubtful =
+            status.last_exit.as_ref().is_some_and(|exit| exit.cause == ExitCause::Failed && exit.code == Some(REFUSES));
         let exit = status.last_exit.map(|exit| (exit.at, exit.cause));
         let ended = exit.map(|(at, _)| at);
         if self.damaged.0 != ended {
@@ -108,6 +113,7 @@ impl Owner {
             pid: status.pid,
             starts: status.restarts,
             exit,
+            is_doubtful,
             good: good.iter().filter_map(|set| Some((set.seq, config_of(set)?))).collect(),
             // To enforce them may need a restart, and that has time until the gateway is resumed.
             drifted: drifted && status.suspension.is_none(),

@@ -65,6 +65,8 @@ const RULES: &[Rule] = &[
     Rule { when: When::Start, mark: "Invalid config at", cause: LikelyCause::BadConfig, next: true },
     rule(When::Start, "Gateway start blocked: existing config is missing gateway.mode", LikelyCause::BadConfig),
     rule(When::Start, "Refusing to bind gateway", LikelyCause::BadConfig),
+    rule(When::Start, "gateway.maintenance_required", LikelyCause::Maintenance),
+    rule(When::Start, "requires state migration", LikelyCause::Maintenance),
 ];
 
 /// Whether its last lines can tell why it ended.
@@ -132,6 +134,7 @@ fn said(when: When, lines: &[String]) -> Option<Likely> {
         LikelyCause::NoPermission => "it may not read or write a file or directory that it needs".into(),
         LikelyCause::OutOfMemory => "Node.js ran out of heap memory".into(),
         LikelyCause::StateInUse => "another gateway owns this state directory".into(),
+        LikelyCause::Maintenance => format!("its state directory has to be looked after first: {evidence}"),
         LikelyCause::WrongNode => "Node.js is missing or has the wrong version".into(),
         LikelyCause::DiskFull => "the volume is full".into(),
         LikelyCause::Unknown => return None,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
-use winston_wire::{GatewayExit, Timestamp};
+use winston_wire::{ExitCause, GatewayExit, LikelyCause, Timestamp};
 
 use super::Owner;
 use crate::gateway::exit::{self, Exit, Findings};
@@ -118,6 +118,10 @@ impl Owner {
         if let Some(exit) = &mut self.last_exit {
             exit.meaning.clone_from(&self.trouble);
             (exit.likely, exit.evidence) = (Some(found.cause), found.evidence);
+            if exit.cause == ExitCause::BadConfig && found.cause != LikelyCause::BadConfig {
+                // Its code is that of a configuration that it refuses, and of more.
+                exit.cause = ExitCause::Failed;
+            }
         }
     }
 }

@@ -26,6 +26,11 @@ pub(crate) fn run() -> ExitCode {
     let home = PathBuf::from(std::env::var_os("HOME").unwrap_or_default());
     note_start(&home);
     end_on_sigterm(home.clone());
+    if let Ok(words) = std::fs::read_to_string(home.join("trouble")) {
+        // Something around it is wrong; these are its last words.
+        eprintln!("{words}");
+        return ExitCode::from(EX_CONFIG);
+    }
     let Some(known) = read() else {
         eprintln!("no configuration");
         return ExitCode::from(EX_CONFIG);
