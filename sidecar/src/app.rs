@@ -114,14 +114,23 @@ pub(crate) async fn run(mut settings: Settings, handover: Option<Handover>) -> R
         spawned(work).await?.map_err(|error| RunError::Other(format!("cannot start the watching thread: {error}")))?;
     tracing::info!(files = edits.index().len(), elapsed_ms = started.elapsed().as_millis() as u64, "watching");
 
-    first_boot(&edits, engine.as_ref(), configs.as_ref(), &gateway).await?;
-    tokio::spawn(tell_gateway_of_config(Arc::clone(&edits), gateway.clone()));
-    if engine.is_none() {
-        tokio::spawn(keep_window(Arc::clone(&edits)));
+    let early = tokio::select! {
+        booted = first_boot(&edits, engine.as_ref(), configs.as_ref(), &gateway) => booted.map(|()| None)?,
+        ending = end_asked(&mut signals, &upgrade, up.is_some()) => Some(ending),
+    };
+    let mut syncing = None;
+    if early.is_none() {
+        tokio::spawn(tell_gateway_of_config(Arc::clone(&edits), gateway.clone()));
+        if engine.is_none() {
+            tokio::spawn(keep_window(Arc::clone(&edits)));
+        }
+        syncing = engine.clone().map(|engine| tokio::spawn(async move { engine.run().await }));
     }
-    let syncing = engine.clone().map(|engine| tokio::spawn(async move { engine.run().await }));
 
-    let ending = end_asked(&mut signals, &upgrade, up.is_some()).await;
+    let ending = match early {
+        Some(ending) => ending,
+        None => end_asked(&mut signals, &upgrade, up.is_some()).await,
+    };
     if let Some(configs) = &configs {
         configs.halt();
     }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use winston_tests::http::free_address;
 use winston_tests::process::skip;
 use winston_tests::sidecar::Setup;
-use winston_tests::trial::{CONFIG, Host, config, setup};
+use winston_tests::trial::{CONFIG, Host, config, restarting, setup};
 use winston_tests::wait::eventually;
 
 fn start() -> Result<Host> {
@@ -215,6 +215,27 @@ fn what_is_no_file_gives_way_too() -> Result<()> {
             // We would wait for a writer too.
             let is_file = host.sidecar.data().join(CONFIG).symlink_metadata()?.is_file();
             Ok((is_file && host.on_disk().ok().as_deref() == Some(&old)).then_some(()))
+        })
+        .with_context(|| what.to_owned())?;
+        host.gateway.wait_until_ready(None)?;
+    }
+    Ok(())
+}
+
+/// The same while a configuration is tried: the trial ends, and what was before it comes back.
+#[test]
+fn what_is_no_file_ends_a_trial() -> Result<()> {
+    for what in ["directory", "large"] {
+        let base = Setup::new()?.env("WINSTON_MAX_FILE_BYTES", &LARGEST.to_string());
+        let (setup, _) = setup(base)?;
+        let setup = setup.env("WINSTON_PROBATION_START_SECONDS", "5");
+        let host = Host::start(&setup, &config("old", &json!({})))?;
+        let old = host.on_disk()?;
+        host.submit(&restarting("bad", &json!({"start": "hang"})))?;
+        eventually("it is tried", || Ok(host.on_disk()?.contains("bad").then_some(())))?;
+        put_in_the_way(host.sidecar.data(), what)?;
+        eventually("the good configuration is in place", || {
+            Ok((host.on_disk().ok().as_deref() == Some(&old)).then_some(()))
         })
         .with_context(|| what.to_owned())?;
         host.gateway.wait_until_ready(None)?;

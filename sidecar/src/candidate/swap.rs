@@ -3,6 +3,7 @@
 use serde_json::Value;
 use winston_wire::{ContentHash, Source};
 
+use super::rejected::is_in_the_way;
 use super::store::{FileSet, SetFile};
 use crate::edits::{Author, EditError, Edits, Look, Precondition, SetError, hash_of};
 use crate::failpoint;
@@ -153,8 +154,8 @@ impl Planned {
 fn plan(edits: &Edits, config: &TenantPath, old: &FileSet, new: &FileSet) -> Result<Vec<Planned>, EditError> {
     let files = old.files.iter().zip(&new.files).map(|(before, after)| {
         let content = match read(edits, &before.path) {
-            // Somebody else's, whatever is wanted there.
-            Err(EditError::Fs(FsError::Escape)) => {
+            // Somebody else's, whatever is wanted there. In the place of the configuration, the next failed start has it put aside.
+            Err(error) if is_in_the_way(&error) => {
                 let (path, over) = (before.path.clone(), Precondition::Absent);
                 return Ok(Planned { path, over, what: Return::Kept });
             }
