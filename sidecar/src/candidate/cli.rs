@@ -1,18 +1,22 @@
 //! The gateway's own validation: `openclaw config validate --json` over a copy of the candidate.
 //!
-//! The copy lies in a directory of its own that is the program's state directory too, so that nothing of the tenant is touched or seen. The
+//! The copy lies in a directory of its own that is the program's state directory too, so that nothing of the tenant is touched or seen. It is inside
+//! one of ours: what the program, or an agent of the same user, makes of it is only ever reached from there. The
 //! program runs as the gateway does, and code of the agent's can run in it (its compile cache), so nothing of it stays: see `gateway::cli`.
 
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::{DirBuilder, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, chown};
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt as _, OpenOptionsExt, PermissionsExt as _, chown};
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::{Mode, OFlags};
 use serde::Deserialize;
 use winston_wire::ConfigIssue;
 
 use super::redact;
+use crate::fs::{FsError, Root, remove_tree};
 use crate::gateway::{Cli, Said, Unsaid};
 
 /// Attempts; a machine that is busy with a start of the gateway is slow.
@@ -142,15 +146,21 @@ fn short(text: &str, cli: &Cli) -> String {
 
 /// A directory with the candidate, removed when dropped.
 struct Scratch {
+    /// Ours, and nobody else can write there.
+    base: PathBuf,
+    /// Inside it; the program's.
     path: PathBuf,
 }
 
 impl Scratch {
     fn make(cli: &Cli, question: &Question) -> io::Result<Self> {
         let number = getrandom::u64().map_err(|_| io::Error::other("no randomness"))?;
-        let path = std::env::temp_dir().join(format!("{PREFIX}{}-{number:016x}", std::process::id()));
-        DirBuilder::new().mode(0o700).create(&path)?;
-        let scratch = Self { path };
+        let base = std::env::temp_dir().join(format!("{PREFIX}{}-{number:016x}", std::process::id()));
+        DirBuilder::new().mode(0o700).create(&base)?;
+        let scratch = Self { path: base.join("state"), base };
+        // Its user has to get through.
+        std::fs::set_permissions(&scratch.base, Permissions::from_mode(0o711))?;
+        DirBuilder::new().mode(0o700).create(&scratch.path)?;
         for (name, content) in question.beside.iter().chain([&("openclaw.json".to_owned(), question.config.clone())]) {
             scratch.put(name, content, cli)?;
         }
@@ -188,20 +198,47 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // Small, and on a file system for small things: not worth a thread.
-        let _ = std::fs::remove_dir_all(&self.path);
+        let base = std::mem::take(&mut self.base);
+        match tokio::runtime::Handle::try_current() {
+            // Small, unless somebody has filled it.
+            Ok(runtime) => drop(runtime.spawn_blocking(move || remove(&base))),
+            Err(_) => remove(&base),
+        }
     }
 }
 
-/// Removes what validations of processes that are no more left behind. Blocking.
-pub(super) fn tidy() {
-    for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+/// Removes a directory like that of [`Scratch`]. What stays is removed by the next process. Blocking.
+pub(super) fn remove(base: &Path) {
+    let removed = || -> Result<(), FsError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(base, flags, Mode::empty())?;
+        let mut names = Vec::new();
+        Root::each_entry(dir.as_fd(), |entry| names.extend(String::from_utf8(entry.name)))?;
+        for name in names {
+            remove_tree(&dir, &name, || format!("{:016x}", getrandom::u64().unwrap_or_default()))?;
+        }
+        Ok(std::fs::remove_dir(base)?)
+    };
+    if let Err(error) = removed() {
+        tracing::warn!(%error, directory = %base.display(), "the directory of a validation stays for now");
+    }
+}
+
+/// Names among the temporary ones that are looked at, so that nobody delays a start by making many.
+const MOST_NAMES: usize = 100_000;
+
+/// What validations of processes that are no more left behind: for [`remove`]. To be called before there are new ones. Blocking.
+pub(super) fn left_behind() -> Vec<PathBuf> {
+    let is_left_behind = |entry: &std::fs::DirEntry| {
         let name = entry.file_name();
         let owner = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next()?.parse::<u32>().ok());
-        if owner.is_some_and(|pid| pid == std::process::id() || !Path::new("/proc").join(pid.to_string()).exists()) {
-            let _ = std::fs::remove_dir_all(entry.path());
-        }
-    }
+        let is_over =
+            owner.is_some_and(|pid| pid == std::process::id() || !Path::new("/proc").join(pid.to_string()).exists());
+        // Anybody can make up a name.
+        is_over && entry.metadata().is_ok_and(|meta| meta.uid() == rustix::process::geteuid().as_raw())
+    };
+    let names = std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten().take(MOST_NAMES);
+    names.filter(is_left_behind).map(|entry| entry.path()).collect()
 }
 
 #[cfg(test)]
@@ -245,8 +282,15 @@ mod tests {
         }
         let scratch = Scratch::make(&cli(), &question("a/b/c.json5")).unwrap();
         assert_eq!(std::fs::read(scratch.path.join("a/b/c.json5")).unwrap(), b"x");
-        let path = scratch.path.clone();
+        // Deeper than a stack or a table of descriptors.
+        let mut deep = scratch.path.clone();
+        for _ in 0..300 {
+            deep.push("deeper");
+        }
+        std::fs::create_dir_all(&deep).unwrap();
+        std::os::unix::fs::symlink("/", scratch.path.join("link")).unwrap();
+        let base = scratch.base.clone();
         drop(scratch);
-        assert!(!path.exists());
+        assert!(!base.exists());
     }
 }

@@ -175,11 +175,11 @@ pub(crate) async fn start(
     let (inbox, commands) = mpsc::channel(INBOX);
     let (halt, halted) = watch::channel(false);
     let opening = Arc::clone(&edits);
-    let opened = tokio::task::spawn_blocking(move || {
-        cli::tidy();
-        store::Store::open(opening.root())
-    });
-    let store = opened.await.map_err(|_| FsError::Io(std::io::Error::other("shutting down")))??;
+    let opened = tokio::task::spawn_blocking(move || (cli::left_behind(), store::Store::open(opening.root()))).await;
+    let (left_behind, store) = opened.map_err(|_| FsError::Io(std::io::Error::other("shutting down")))?;
+    let store = store?;
+    // Nothing waits for it.
+    tokio::task::spawn_blocking(move || left_behind.iter().for_each(|directory| cli::remove(directory)));
     let shared = Arc::new(report::Shared::new(&store));
     tokio::spawn(owner::run(owner::Parts {
         edits,

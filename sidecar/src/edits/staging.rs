@@ -13,7 +13,9 @@ use rustix::io::Errno;
 
 use super::intent::{self, Intent};
 use crate::failpoint;
-use crate::fs::{EntryKind, FsError, Opened, Root, Stat, is_unsupported, rename, rename_back, stat_at, unlink};
+use crate::fs::{
+    EntryKind, FsError, Opened, Root, Stat, is_unsupported, remove_tree, rename, rename_back, stat_at, unlink,
+};
 
 pub(super) struct Staging {
     dir: OwnedFd,
@@ -25,9 +27,6 @@ pub(super) struct Staging {
 
 /// Ending of the second name that keeps an old version while it is replaced.
 const KEPT: &str = ".kept";
-
-/// Directories of a removed tree that may turn out not to be empty after all.
-const REMOVALS: usize = 1000;
 
 /// Owner and permission bits of a new file.
 pub(super) struct Ownership {
@@ -175,46 +174,10 @@ impl Staging {
         }
     }
 
-    /// Removes a staged directory and everything in it. Directories inside first move up beside it, so that neither depth costs stack or
-    /// handles nor anything is ever reached through a path that somebody could change.
+    /// Removes a staged directory and everything in it.
     fn remove_tree(&self, name: &str) -> Result<(), FsError> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let id = name.split('.').next().unwrap_or(name).to_owned();
-        let (mut waiting, mut again) = (vec![name.to_owned()], 0);
-        while let Some(name) = waiting.pop() {
-            let dir = match rustix::fs::openat(&self.dir, &name, flags, Mode::empty()) {
-                // The tenant's user may have taken every right away from a directory of its own.
-                Err(Errno::ACCESS) => {
-                    rustix::fs::chmodat(&self.dir, &name, Mode::from_raw_mode(0o700), AtFlags::empty())?;
-                    rustix::fs::openat(&self.dir, &name, flags, Mode::empty())?
-                }
-                opened => opened?,
-            };
-            let mut failed = Ok(());
-            Root::each_entry(dir.as_fd(), |entry| {
-                let done = if entry.stat.kind == EntryKind::Directory {
-                    let raised = format!("{id}.d{}", self.counter.fetch_add(1, Ordering::Relaxed));
-                    let moved = rustix::fs::renameat(&dir, entry.name.as_slice(), &self.dir, &raised);
-                    moved.map(|()| waiting.push(raised))
-                } else {
-                    rustix::fs::unlinkat(&dir, entry.name.as_slice(), AtFlags::empty())
-                };
-                if let Err(errno) = done {
-                    failed = Err(FsError::from(errno));
-                }
-            })?;
-            failed?;
-            match rustix::fs::unlinkat(&self.dir, &name, AtFlags::REMOVEDIR) {
-                Ok(()) => {}
-                // Somebody with a handle on it is still writing there.
-                Err(Errno::NOTEMPTY | Errno::EXIST) if again < REMOVALS => {
-                    again += 1;
-                    waiting.push(name);
-                }
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-        Ok(())
+        let id = name.split('.').next().unwrap_or(name);
+        remove_tree(&self.dir, name, || format!("{id}.d{}", self.counter.fetch_add(1, Ordering::Relaxed)))
     }
 
     /// Names of everything that is staged.
