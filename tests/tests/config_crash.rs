@@ -1,5 +1,6 @@
 //! A sidecar that dies at each step of a change of the configuration, and volumes that fill up: the old set or the new one is there, as a whole.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Result, anyhow, bail, ensure};
@@ -16,8 +17,23 @@ const SOUL: &str = "workspace/SOUL.md";
 
 /// Pushes a configuration and a file of the workspace in one generation, and remembers the verdicts that it is told.
 fn control(config: Value, soul: Value) -> Result<(ScriptedControl, Arc<Mutex<Vec<Value>>>)> {
-    let told = Arc::new(Mutex::new(Vec::new()));
-    let verdicts = Arc::clone(&told);
+    let (control, told) = pushing(config, soul, json!("any"), 0)?;
+    Ok((control, told.verdicts))
+}
+
+/// What control was told in check-ins.
+#[derive(Clone, Default)]
+struct Told {
+    verdicts: Arc<Mutex<Vec<Value>>>,
+    /// The last list of them.
+    conflicts: Arc<Mutex<Value>>,
+}
+
+/// The same with a base for the file of the workspace, whose content cannot be had the first few times.
+fn pushing(config: Value, soul: Value, base: Value, failures: usize) -> Result<(ScriptedControl, Told)> {
+    let told = Told::default();
+    let (verdicts, conflicts) = (Arc::clone(&told.verdicts), Arc::clone(&told.conflicts));
+    let asked = AtomicUsize::new(0);
     let hashes = [hash(config.to_string()), hash(soul.to_string())];
     let control = ScriptedControl::start(move |seen| {
         let content = |at: usize| format!("GET /api/sidecar/contents/{}", hashes[at]);
@@ -25,16 +41,20 @@ fn control(config: Value, soul: Value) -> Result<(ScriptedControl, Arc<Mutex<Vec
             "POST /api/sidecar/check-in" => {
                 let new = seen.body["verdicts"].as_array().cloned().unwrap_or_default();
                 verdicts.lock().unwrap_or_else(PoisonError::into_inner).extend(new);
+                conflicts.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&seen.body["conflicts"]);
                 let mut answer = check_in_answer(0);
                 answer["desired_generation"] = json!(7);
                 (200, answer)
             }
             "GET /api/sidecar/desired" => {
-                let file = |path: &str, hash: &str| json!({"path": path, "generation": 7, "hash": hash, "base": "any"});
-                let files = json!([file(SOUL, &hashes[1]), file(CONFIG, &hashes[0])]);
+                let file = |path: &str, hash: &str, base: &Value| json!({"path": path, "generation": 7, "hash": hash, "base": base});
+                let files = json!([file(SOUL, &hashes[1], &base), file(CONFIG, &hashes[0], &json!("any"))]);
                 (200, json!({"generation": 7, "files": files}))
             }
             call if call == content(0) => (200, config.clone()),
+            call if call == content(1) && asked.fetch_add(1, Ordering::Relaxed) < failures => {
+                (503, json!({"error": "not now", "code": "busy"}))
+            }
             call if call == content(1) => (200, soul.clone()),
             _ => ordinary(seen).unwrap_or((404, json!({"error": "no", "code": "no"}))),
         }
@@ -133,6 +153,49 @@ fn a_bad_push_is_taken_back_whatever_it_dies_at() -> Result<()> {
         let (is_new, verdict) = dies_at(point, &bad)?;
         ensure!(!is_new && verdict["verdict"] == "rolled_back", "{verdict}");
         Ok(())
+    })
+}
+
+/// A file of the set that meets an edit is in conflict, also when the sidecar dies between the verdict and the end of the round.
+#[test]
+fn what_a_verdict_leaves_over_is_told_whatever_it_dies_at() -> Result<()> {
+    if !can_fail("what_a_verdict_leaves_over_is_told_whatever_it_dies_at")? {
+        return Ok(());
+    }
+    let bad = value("bad", &json!({"validate": "invalid"}));
+    let cases = [("config-verdict", value("new", &json!({})), "applied"), ("config-done", bad, "invalid")];
+    each(cases, AT_ONCE, |(point, pushed, verdict)| {
+        let setup = before()?;
+        let (control, told) = pushing(pushed.clone(), json!("new"), json!("0".repeat(64)), 0)?;
+        let setup = setup.env("WINSTON_CONTROL_URL", &control.url());
+        dies(&failing(&setup, &format!("{point}=kill"))?, point)?;
+        let host = Host::of(setup.start()?);
+        eventually("control knows both", || {
+            let verdicts = told.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
+            let conflicts = told.conflicts.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_told = verdicts.iter().any(|told| told["generation"] == 7 && told["verdict"] == *verdict);
+            if is_told && conflicts[0]["path"] == SOUL && conflicts[0]["local_hash"] == hash("\"old\"") {
+                return Ok(Some(()));
+            }
+            bail!("{verdicts:?} {conflicts}")
+        })?;
+        ensure!(std::fs::read_to_string(host.sidecar.data().join(SOUL))? == "\"old\"");
+        Ok(())
+    })
+}
+
+/// A push whose configuration is in place already brings its other file, though that could not be had at first.
+#[test]
+fn a_file_of_a_set_is_not_forgotten_when_it_cannot_be_had_at_once() -> Result<()> {
+    let setup = before()?;
+    let there: Value = serde_json::from_str(&std::fs::read_to_string(setup.data().join(CONFIG))?)?;
+    let text = there.to_string();
+    std::fs::write(setup.data().join(CONFIG), &text)?;
+    let (control, _told) = pushing(there, json!("new"), json!("any"), 2)?;
+    let host = Host::of(setup.env("WINSTON_CONTROL_URL", &control.url()).start()?);
+    eventually("the file is there", || {
+        let soul = std::fs::read_to_string(host.sidecar.data().join(SOUL))?;
+        if soul == "\"new\"" { Ok(Some(())) } else { bail!("{soul}") }
     })
 }
 

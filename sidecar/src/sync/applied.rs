@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
@@ -74,8 +75,15 @@ impl Applied {
         read().unwrap_or_default()
     }
 
-    /// Writes the file, on disk before the call returns.
-    pub(super) fn save(&self, dir: &OwnedFd) -> io::Result<()> {
+    /// Writes the file, on disk before the answer.
+    pub(super) async fn saved(&self, dir: &Arc<OwnedFd>) -> io::Result<()> {
+        let (copy, dir) = (self.clone(), Arc::clone(dir));
+        let saved = tokio::task::spawn_blocking(move || copy.save(&dir)).await;
+        saved.unwrap_or_else(|_| Err(io::Error::other("shutting down")))
+    }
+
+    /// The same. Blocking.
+    fn save(&self, dir: &OwnedFd) -> io::Result<()> {
         replace_file(dir, FILE, &serde_json::to_vec(self)?)
     }
 

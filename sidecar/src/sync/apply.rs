@@ -48,7 +48,7 @@ pub(super) struct Round<'a> {
     pub(super) edits: &'a Arc<Edits>,
     pub(super) client: &'a ControlClient,
     /// Where [`Applied`] is kept.
-    pub(super) internal: &'a OwnedFd,
+    pub(super) internal: &'a Arc<OwnedFd>,
     /// Tries configurations out; `None` without a gateway.
     pub(super) configs: Option<&'a Configs>,
 }
@@ -89,7 +89,7 @@ impl Round<'_> {
     pub(super) async fn one(&self, file: DesiredFile, applied: &mut Applied) -> Result<(), ApplyError> {
         let outcome = if file.merge {
             let reason = "keys are owned in openclaw.json only, and where its gateway runs".to_owned();
-            Outcome::Unapplied { local: None, reason }
+            Outcome::Unapplied { local: self.recorded(&file.path), reason }
         } else {
             self.file(&file, applied).await?
         };
@@ -102,15 +102,16 @@ impl Round<'_> {
         if self.edits.journal().ledger().has_push(&file.path, file.generation, file.hash) {
             return Ok(Outcome::Done);
         }
-        let unapplied =
-            |local, reason: &dyn std::fmt::Display| Ok(Outcome::Unapplied { local, reason: reason.to_string() });
+        let unapplied = |reason: &dyn std::fmt::Display| {
+            Ok(Outcome::Unapplied { local: self.recorded(&file.path), reason: reason.to_string() })
+        };
         let path = match TenantPath::parse(&file.path) {
             Ok(path) => path,
-            Err(error) => return unapplied(None, &error),
+            Err(error) => return unapplied(&error),
         };
         let content = match self.wanted(&path, file.hash).await? {
             Ok(content) => content,
-            Err(error) => return unapplied(None, &error),
+            Err(error) => return unapplied(&error),
         };
         let push = Push { path, file, content };
         for _ in 0..ATTEMPTS {
@@ -120,12 +121,17 @@ impl Round<'_> {
                 Err(Failure::Edit(error)) if is_the_volume(&error) => {
                     return Err(ApplyError::Edit { path: file.path.clone(), error });
                 }
-                Err(Failure::Edit(error)) => return unapplied(None, &error),
+                Err(Failure::Edit(error)) => return unapplied(&error),
                 Err(Failure::Round(error)) => return Err(error),
                 Ok(outcome) => return Ok(outcome),
             }
         }
         Err(ApplyError::Edit { path: file.path.clone(), error: EditError::Busy })
+    }
+
+    /// The content that was recorded last at a path, for whoever settles a conflict that came without a look at it.
+    pub(super) fn recorded(&self, path: &str) -> Option<ContentHash> {
+        self.edits.index().version(path).and_then(|version| version.hash)
     }
 
     /// A wanted content; on the inside, why it cannot be had whenever it is asked for.
@@ -155,7 +161,7 @@ impl Round<'_> {
         };
         // Before the file: a merged version must never look like one of control's. Beside an earlier one, which is on disk until then.
         if let Some(merged) = merged {
-            self.remember(&push.file.path, merged, over, applied)?;
+            self.remember(&push.file.path, merged, over, applied).await?;
         }
         failpoint::here("merge-remembered");
         self.write(push, content, over).await?;
@@ -168,7 +174,7 @@ impl Round<'_> {
     }
 
     /// Notes that a merged version is about to be written.
-    pub(super) fn remember(
+    pub(super) async fn remember(
         &self,
         path: &str,
         merged: Merged,
@@ -181,7 +187,7 @@ impl Round<'_> {
             applied.merged.insert(path.to_owned(), known);
         }
         applied.merging.insert(path.to_owned(), merged);
-        applied.save(self.internal).map_err(ApplyError::Memory)
+        applied.saved(self.internal).await.map_err(ApplyError::Memory)
     }
 
     /// Looks and decides.

@@ -147,7 +147,7 @@ impl Engine {
         let mut after = applied.clone();
         after.conflicts.remove(position);
         after.forget_merges(path);
-        after.save(&self.internal).map_err(ResolveError::Memory)?;
+        after.saved(&self.internal).await.map_err(ResolveError::Memory)?;
         self.status.set_applied(after.generation, after.told());
         *applied = after;
         drop(applied);
@@ -180,7 +180,7 @@ impl Engine {
         if after.conflicts.len() == applied.conflicts.len() {
             return;
         }
-        match after.save(&self.internal) {
+        match after.saved(&self.internal).await {
             Ok(()) => {
                 self.status.set_applied(after.generation, after.told());
                 *applied = after;

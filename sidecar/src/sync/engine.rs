@@ -47,7 +47,7 @@ pub(crate) struct Engine {
     /// `None` without a gateway.
     pub(super) configs: Option<Configs>,
     pub(super) status: Arc<SyncStatus>,
-    pub(super) internal: OwnedFd,
+    pub(super) internal: Arc<OwnedFd>,
     started_at: Timestamp,
     /// Held while a round of pushes is applied or a conflict is resolved, so that they do not overlap.
     pub(super) applied: Mutex<Applied>,
@@ -88,7 +88,7 @@ impl Engine {
             gateway,
             configs,
             status,
-            internal,
+            internal: Arc::new(internal),
             started_at: Timestamp::now(),
             applied: Mutex::new(applied),
             acked: watch::channel(None).0,
@@ -339,6 +339,13 @@ impl Engine {
         if desired.generation == applied.generation {
             return Ok(());
         }
+        if desired.generation < applied.generation && desired.files.is_empty() {
+            // A control that went back in time. It takes our generation over with the next check-in; to go back with it would give numbers that
+            // have been used to other pushes.
+            drop(applied);
+            self.check_in().await?;
+            return Ok(());
+        }
         self.behind.store(true, Ordering::Relaxed);
         let mut after = applied.clone();
         let round = Round {
@@ -349,7 +356,7 @@ impl Engine {
         };
         let done = round.apply(desired, &mut after).await;
         if done.is_ok() {
-            if let Err(error) = after.save(&self.internal) {
+            if let Err(error) = after.saved(&self.internal).await {
                 // Applying again after a restart changes nothing that is in place.
                 tracing::warn!(%error, "could not remember the applied generation");
             }

@@ -15,6 +15,9 @@ const MOST_BYTES: usize = 32 * 1024 * 1024;
 /// Attempts at a set whose files change between the look at them and the swap.
 const ATTEMPTS: usize = 8;
 
+/// Why a file of a set stays as it is.
+const EDITED: &str = "it was edited while it was on trial";
+
 /// What is tried out together.
 pub(super) struct TrialSet {
     /// The configuration, or the keys of it that control owns.
@@ -68,18 +71,14 @@ impl Round<'_> {
                 verdict = verdict.verdict.as_str(),
                 "this push has its verdict"
             );
-            return Ok(());
+            return self.after_verdict(&verdict, config, others, applied).await;
         }
         if config.merge {
             return self.own(configs, config).await;
         }
         if config.hash.is_none() {
             let reason = "openclaw.json cannot be removed while its gateway runs here";
-            configs.note(verdict(&config, Verdict::Invalid, reason)).await;
-            for file in others {
-                self.one(file, applied).await?;
-            }
-            return Ok(());
+            return self.untried(configs, verdict(&config, Verdict::Invalid, reason), others, applied).await;
         }
         self.try_files(configs, config, others, applied).await
     }
@@ -115,32 +114,13 @@ impl Round<'_> {
             match configs.submit(submission).await {
                 Ok(_) => return Ok(()),
                 Err(SubmitError::Edit { error: EditError::PreconditionFailed { .. } | EditError::Busy, .. }) => {}
-                Err(error) => return self.not_submitted(configs, &config, error).await,
+                Err(error) => {
+                    configs.note(untried(&config, error)?).await;
+                    return Ok(());
+                }
             }
         }
         Err(ApplyError::Edit { path: config.path, error: EditError::Busy })
-    }
-
-    /// What a submission without a verdict means.
-    async fn not_submitted(
-        &self,
-        configs: &Configs,
-        config: &DesiredFile,
-        error: SubmitError,
-    ) -> Result<(), ApplyError> {
-        match error {
-            SubmitError::ShuttingDown => Err(ApplyError::ShuttingDown),
-            SubmitError::Busy | SubmitError::Suspended => {
-                Err(ApplyError::Edit { path: config.path.clone(), error: EditError::Busy })
-            }
-            SubmitError::Edit { error, .. } if is_the_volume(&error) => {
-                Err(ApplyError::Edit { path: config.path.clone(), error })
-            }
-            error => {
-                configs.note(verdict(config, Verdict::Invalid, &error.to_string())).await;
-                Ok(())
-            }
-        }
     }
 
     async fn try_files(
@@ -151,8 +131,8 @@ impl Round<'_> {
         applied: &mut Applied,
     ) -> Result<(), ApplyError> {
         let Some(config_push) = self.push(&config, applied).await? else {
-            configs.note(verdict(&config, Verdict::Conflict, "the pushed content cannot be had")).await;
-            return self.each(others, applied).await;
+            let verdict = verdict(&config, Verdict::Conflict, "the pushed content cannot be had");
+            return self.untried(configs, verdict, others, applied).await;
         };
         // Contents in memory, within bounds.
         let (mut pushes, mut bytes, mut large) = (Vec::new(), 0, Vec::new());
@@ -178,20 +158,21 @@ impl Round<'_> {
                     planned.push(Planned { at: None, merged });
                 }
                 Plan::Done => {
-                    configs.note(verdict(&config, Verdict::Applied, "the configuration has it already")).await;
+                    let verdict = verdict(&config, Verdict::Applied, "the configuration has it already");
                     note(config, Outcome::Done, applied);
-                    return self.each(others, applied).await;
+                    return self.untried(configs, verdict, others, applied).await;
                 }
                 Plan::Unapplied { local, reason } => {
-                    configs.note(verdict(&config, Verdict::Conflict, &reason)).await;
+                    let verdict = verdict(&config, Verdict::Conflict, &reason);
                     note(config, Outcome::Unapplied { local, reason }, applied);
-                    return self.each(others, applied).await;
+                    return self.untried(configs, verdict, others, applied).await;
                 }
             }
             let mut unapplied = Vec::new();
             for (at, push) in &pushes {
                 if let Some((_, error)) = refused.iter().find(|(refused, _)| refused == at) {
-                    unapplied.push((*at, Outcome::Unapplied { local: None, reason: error.to_string() }));
+                    let (local, reason) = (self.recorded(&others[*at].path), error.to_string());
+                    unapplied.push((*at, Outcome::Unapplied { local, reason }));
                     continue;
                 }
                 match self.decided(&others[*at], push, applied).await? {
@@ -207,7 +188,7 @@ impl Round<'_> {
             }
             for (file, plan) in files.iter().zip(&planned) {
                 if let Some(merged) = plan.merged {
-                    self.remember(file.path.as_str(), merged, file.over, applied)?;
+                    self.remember(file.path.as_str(), merged, file.over, applied).await?;
                 }
             }
             let paths: Vec<_> = files.iter().map(|file| file.path.clone()).collect();
@@ -225,8 +206,8 @@ impl Round<'_> {
                     continue;
                 }
                 Err(error) => {
-                    self.not_submitted(configs, &config, error).await?;
-                    return self.each(others, applied).await;
+                    let verdict = untried(&config, error)?;
+                    return self.untried(configs, verdict, others, applied).await;
                 }
             };
             self.ended(&outcome, &config, &others, &planned, &paths, applied);
@@ -259,13 +240,74 @@ impl Round<'_> {
                 applied.merging.remove(&file.path);
             }
             let outcome = if kept {
-                let local = self.edits.index().version(path.as_str()).and_then(|version| version.hash);
-                Outcome::Unapplied { local, reason: "it was edited while it was on trial".to_owned() }
+                let local = self.recorded(path.as_str());
+                Outcome::Unapplied { local, reason: EDITED.to_owned() }
             } else {
                 Outcome::Done
             };
             note(file.clone(), outcome, applied);
         }
+    }
+
+    /// There was no trial: the files that came with the configuration go their own ways. Its verdict comes after them, because a round that is
+    /// interrupted starts over as long as there is none.
+    async fn untried(
+        &self,
+        configs: &Configs,
+        verdict: ConfigVerdict,
+        others: Vec<DesiredFile>,
+        applied: &mut Applied,
+    ) -> Result<(), ApplyError> {
+        self.each(others, applied).await?;
+        configs.note(verdict).await;
+        Ok(())
+    }
+
+    /// A round was interrupted after the verdict: notes again what it means for the files of the set, and applies those that were not in the trial.
+    async fn after_verdict(
+        &self,
+        outcome: &ConfigVerdict,
+        config: DesiredFile,
+        others: Vec<DesiredFile>,
+        applied: &mut Applied,
+    ) -> Result<(), ApplyError> {
+        if config.merge {
+            return Ok(());
+        }
+        let was = outcome.verdict;
+        let kept = |file: &DesiredFile| outcome.kept.contains(&file.path);
+        let stays = |file: &DesiredFile, reason: &str| Outcome::Unapplied {
+            local: self.recorded(&file.path),
+            reason: reason.to_owned(),
+        };
+        let ended = match was {
+            Verdict::Conflict => stays(&config, &outcome.reason),
+            _ if kept(&config) => stays(&config, EDITED),
+            _ => Outcome::Done,
+        };
+        note(config, ended, applied);
+        let mut bytes = 0;
+        for file in others {
+            if kept(&file) {
+                let ended = stays(&file, EDITED);
+                note(file, ended, applied);
+            } else if was == Verdict::RolledBack && applied.merging.remove(&file.path).is_some() {
+                // What was before the merge is there again.
+                note(file, Outcome::Done, applied);
+            } else if was != Verdict::Invalid || bytes > MOST_BYTES {
+                // What has its record is not written again.
+                self.one(file, applied).await?;
+            } else if let Some(push) = self.push(&file, applied).await? {
+                // The set was not put in place, and stays away as a whole.
+                bytes += push.1.as_ref().map_or(0, bytes::Bytes::len);
+                let ended = match self.decided(&file, &push, applied).await? {
+                    Plan::Unapplied { local, reason } => Outcome::Unapplied { local, reason },
+                    Plan::Done | Plan::Write { .. } => Outcome::Done,
+                };
+                note(file, ended, applied);
+            }
+        }
+        Ok(())
     }
 
     /// Applies files by themselves.
@@ -285,14 +327,16 @@ impl Round<'_> {
         let path = match TenantPath::parse(&file.path) {
             Ok(path) => path,
             Err(error) => {
-                note(file.clone(), Outcome::Unapplied { local: None, reason: error.to_string() }, applied);
+                let local = self.recorded(&file.path);
+                note(file.clone(), Outcome::Unapplied { local, reason: error.to_string() }, applied);
                 return Ok(None);
             }
         };
         match self.wanted(&path, file.hash).await? {
             Ok(content) => Ok(Some((path, content))),
             Err(error) => {
-                note(file.clone(), Outcome::Unapplied { local: None, reason: error.to_string() }, applied);
+                let local = self.recorded(&file.path);
+                note(file.clone(), Outcome::Unapplied { local, reason: error.to_string() }, applied);
                 Ok(None)
             }
         }
@@ -310,9 +354,25 @@ impl Round<'_> {
             Err(Failure::Edit(error)) if is_the_volume(&error) => {
                 Err(ApplyError::Edit { path: file.path.clone(), error })
             }
-            Err(Failure::Edit(error)) => Ok(Plan::Unapplied { local: None, reason: error.to_string() }),
+            Err(Failure::Edit(error)) => {
+                Ok(Plan::Unapplied { local: self.recorded(&file.path), reason: error.to_string() })
+            }
             Err(Failure::Round(error)) => Err(error),
         }
+    }
+}
+
+/// The verdict of a submission that was not tried; an error when it is to be submitted again.
+fn untried(config: &DesiredFile, error: SubmitError) -> Result<ConfigVerdict, ApplyError> {
+    match error {
+        SubmitError::ShuttingDown => Err(ApplyError::ShuttingDown),
+        SubmitError::Busy | SubmitError::Suspended => {
+            Err(ApplyError::Edit { path: config.path.clone(), error: EditError::Busy })
+        }
+        SubmitError::Edit { error, .. } if is_the_volume(&error) => {
+            Err(ApplyError::Edit { path: config.path.clone(), error })
+        }
+        error => Ok(verdict(config, Verdict::Invalid, &error.to_string())),
     }
 }
 
