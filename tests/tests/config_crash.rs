@@ -1,5 +1,6 @@
 //! A sidecar that dies at each step of a change of the configuration, and volumes that fill up: the old set or the new one is there, as a whole.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,7 +18,7 @@ const SOUL: &str = "workspace/SOUL.md";
 
 /// Pushes a configuration and a file of the workspace in one generation, and remembers the verdicts that it is told.
 fn control(config: Value, soul: Value) -> Result<(ScriptedControl, Arc<Mutex<Vec<Value>>>)> {
-    let (control, told) = pushing(config, soul, json!("any"), 0)?;
+    let (control, told) = pushing(config, soul, json!("any"), 0..0)?;
     Ok((control, told.verdicts))
 }
 
@@ -29,8 +30,8 @@ struct Told {
     conflicts: Arc<Mutex<Value>>,
 }
 
-/// The same with a base for the file of the workspace, whose content cannot be had the first few times.
-fn pushing(config: Value, soul: Value, base: Value, failures: usize) -> Result<(ScriptedControl, Told)> {
+/// The same with a base for the file of the workspace, whose content cannot be had when it is asked for at these times.
+fn pushing(config: Value, soul: Value, base: Value, failures: Range<usize>) -> Result<(ScriptedControl, Told)> {
     let told = Told::default();
     let (verdicts, conflicts) = (Arc::clone(&told.verdicts), Arc::clone(&told.conflicts));
     let asked = AtomicUsize::new(0);
@@ -52,7 +53,7 @@ fn pushing(config: Value, soul: Value, base: Value, failures: usize) -> Result<(
                 (200, json!({"generation": 7, "files": files}))
             }
             call if call == content(0) => (200, config.clone()),
-            call if call == content(1) && asked.fetch_add(1, Ordering::Relaxed) < failures => {
+            call if call == content(1) && failures.contains(&asked.fetch_add(1, Ordering::Relaxed)) => {
                 (503, json!({"error": "not now", "code": "busy"}))
             }
             call if call == content(1) => (200, soul.clone()),
@@ -166,7 +167,7 @@ fn what_a_verdict_leaves_over_is_told_whatever_it_dies_at() -> Result<()> {
     let cases = [("config-verdict", value("new", &json!({})), "applied"), ("config-done", bad, "invalid")];
     each(cases, AT_ONCE, |(point, pushed, verdict)| {
         let setup = before()?;
-        let (control, told) = pushing(pushed.clone(), json!("new"), json!("0".repeat(64)), 0)?;
+        let (control, told) = pushing(pushed.clone(), json!("new"), json!("0".repeat(64)), 0..0)?;
         let setup = setup.env("WINSTON_CONTROL_URL", &control.url());
         dies(&failing(&setup, &format!("{point}=kill"))?, point)?;
         let host = Host::of(setup.start()?);
@@ -184,14 +185,14 @@ fn what_a_verdict_leaves_over_is_told_whatever_it_dies_at() -> Result<()> {
     })
 }
 
-/// A push whose configuration is in place already brings its other file, though that could not be had at first.
+/// A push whose configuration is in place already brings its other file, though that could not be had for a while.
 #[test]
 fn a_file_of_a_set_is_not_forgotten_when_it_cannot_be_had_at_once() -> Result<()> {
     let setup = before()?;
     let there: Value = serde_json::from_str(&std::fs::read_to_string(setup.data().join(CONFIG))?)?;
     let text = there.to_string();
     std::fs::write(setup.data().join(CONFIG), &text)?;
-    let (control, _told) = pushing(there, json!("new"), json!("any"), 2)?;
+    let (control, _told) = pushing(there, json!("new"), json!("any"), 1..3)?;
     let host = Host::of(setup.env("WINSTON_CONTROL_URL", &control.url()).start()?);
     eventually("the file is there", || {
         let soul = std::fs::read_to_string(host.sidecar.data().join(SOUL))?;
