@@ -18,7 +18,7 @@ const SOUL: &str = "workspace/SOUL.md";
 
 /// Pushes a configuration and a file of the workspace in one generation, and remembers the verdicts that it is told.
 fn control(config: Value, soul: Value) -> Result<(ScriptedControl, Arc<Mutex<Vec<Value>>>)> {
-    let (control, told) = pushing(config, soul, json!("any"), 0..0)?;
+    let (control, told) = pushing(config, soul, [json!("any"), json!("any")], 0..0)?;
     Ok((control, told.verdicts))
 }
 
@@ -30,8 +30,8 @@ struct Told {
     conflicts: Arc<Mutex<Value>>,
 }
 
-/// The same with a base for the file of the workspace, whose content cannot be had when it is asked for at these times.
-fn pushing(config: Value, soul: Value, base: Value, failures: Range<usize>) -> Result<(ScriptedControl, Told)> {
+/// The same with a base for each, and a file of the workspace whose content cannot be had when it is asked for at these times.
+fn pushing(config: Value, soul: Value, bases: [Value; 2], failures: Range<usize>) -> Result<(ScriptedControl, Told)> {
     let told = Told::default();
     let (verdicts, conflicts) = (Arc::clone(&told.verdicts), Arc::clone(&told.conflicts));
     let asked = AtomicUsize::new(0);
@@ -49,7 +49,7 @@ fn pushing(config: Value, soul: Value, base: Value, failures: Range<usize>) -> R
             }
             "GET /api/sidecar/desired" => {
                 let file = |path: &str, hash: &str, base: &Value| json!({"path": path, "generation": 7, "hash": hash, "base": base});
-                let files = json!([file(SOUL, &hashes[1], &base), file(CONFIG, &hashes[0], &json!("any"))]);
+                let files = json!([file(SOUL, &hashes[1], &bases[1]), file(CONFIG, &hashes[0], &bases[0])]);
                 (200, json!({"generation": 7, "files": files}))
             }
             call if call == content(0) => (200, config.clone()),
@@ -167,7 +167,7 @@ fn what_a_verdict_leaves_over_is_told_whatever_it_dies_at() -> Result<()> {
     let cases = [("config-verdict", value("new", &json!({})), "applied"), ("config-done", bad, "invalid")];
     each(cases, AT_ONCE, |(point, pushed, verdict)| {
         let setup = before()?;
-        let (control, told) = pushing(pushed.clone(), json!("new"), json!("0".repeat(64)), 0..0)?;
+        let (control, told) = pushing(pushed.clone(), json!("new"), [json!("any"), json!("0".repeat(64))], 0..0)?;
         let setup = setup.env("WINSTON_CONTROL_URL", &control.url());
         dies(&failing(&setup, &format!("{point}=kill"))?, point)?;
         let host = Host::of(setup.start()?);
@@ -185,15 +185,12 @@ fn what_a_verdict_leaves_over_is_told_whatever_it_dies_at() -> Result<()> {
     })
 }
 
-/// A push whose configuration is in place already brings its other file, though that could not be had for a while.
+/// A push whose configuration is in conflict brings its other file, though that could not be had for a while.
 #[test]
 fn a_file_of_a_set_is_not_forgotten_when_it_cannot_be_had_at_once() -> Result<()> {
-    let setup = before()?;
-    let there: Value = serde_json::from_str(&std::fs::read_to_string(setup.data().join(CONFIG))?)?;
-    let text = there.to_string();
-    std::fs::write(setup.data().join(CONFIG), &text)?;
-    let (control, _told) = pushing(there, json!("new"), json!("any"), 1..3)?;
-    let host = Host::of(setup.env("WINSTON_CONTROL_URL", &control.url()).start()?);
+    let bases = [json!("0".repeat(64)), json!("any")];
+    let (control, _told) = pushing(value("new", &json!({})), json!("new"), bases, 1..3)?;
+    let host = Host::of(before()?.env("WINSTON_CONTROL_URL", &control.url()).start()?);
     eventually("the file is there", || {
         let soul = std::fs::read_to_string(host.sidecar.data().join(SOUL))?;
         if soul == "\"new\"" { Ok(Some(())) } else { bail!("{soul}") }
