@@ -34,6 +34,10 @@ impl Findings {
 const TOKEN_VARIABLE: &str = "OPENCLAW_GATEWAY_TOKEN";
 const PASSWORD_VARIABLE: &str = "OPENCLAW_GATEWAY_PASSWORD";
 
+/// What it means that the sidecar cannot call the gateway.
+const WITHOUT_CALLS: &str = "the sidecar calls the gateway with its token; without it a stop does not wait for turns, the gateway cannot be suspended, \
+     and channels that it has suppressed are not started again";
+
 /// Looks at a configuration that could be parsed.
 pub(super) fn check(config: &Value, surroundings: &Surroundings<'_>) -> Findings {
     let mut findings = Findings::default();
@@ -89,6 +93,11 @@ fn access(config: &Value, includes: bool, surroundings: &Surroundings<'_>, findi
             findings.warning("gateway.auth", "is missing: the gateway will make up a token that nobody knows");
         }
         _ => {}
+    }
+    if let Some(mode) = mode.filter(|mode| *mode != "token") {
+        findings.warning("gateway.auth.mode", format!("is \"{mode}\": {WITHOUT_CALLS}"));
+    } else if !(surroundings.has_variable)(TOKEN_VARIABLE) {
+        findings.warning("gateway.auth", format!("{TOKEN_VARIABLE} is not set: {WITHOUT_CALLS}"));
     }
     match config.pointer("/gateway/bind").and_then(Value::as_str) {
         Some("loopback") => {}
@@ -229,6 +238,12 @@ mod tests {
         assert_eq!(check_with(&open, &[TOKEN_VARIABLE]), (vec![], vec!["gateway.bind".to_owned()]));
         open["gateway"]["auth"] = json!({"mode": "none"});
         assert_eq!(errors(&open), ["gateway.bind"]);
+        let proxied = changed("/gateway/auth", json!({"mode": "trusted-proxy"}));
+        assert_eq!(check_with(&proxied, &[TOKEN_VARIABLE]), (vec![], vec!["gateway.auth.mode".to_owned()]));
+        assert_eq!(
+            check_with(&changed("/gateway/auth/token", json!("x")), &[]),
+            (vec![], vec!["gateway.auth".to_owned()])
+        );
         let tokenless = changed("/gateway/auth", json!({"mode": "token"}));
         assert_eq!(check_with(&tokenless, &[]).0, ["gateway.auth.token"]);
     }
