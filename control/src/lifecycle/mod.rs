@@ -331,6 +331,8 @@ impl Lifecycle {
     async fn found(&self, provider: &dyn Provider, instance: &Instance) -> Option<&'static str> {
         match (provider.observe(instance.tenant_id).await, instance.status.as_str()) {
             (Ok(Observed::Running), "stopped" | "exited" | "error") => Some("starting"),
+            // One that runs and that this copy of control never started is another copy's.
+            (Ok(Observed::Absent), "running") => None,
             (Ok(Observed::Stopped | Observed::Absent), "running" | "starting") => Some("exited"),
             (Ok(_), _) | (Err(_), "error") => None,
             (Err(error), _) => {
