@@ -1,6 +1,6 @@
 //! The current files of a tenant.
 //!
-//! That is what the newest journal amounts to (`current_files`), overlaid with a push that is still on its
+//! That is what the journal of the sidecar that is served amounts to (`current_files`), overlaid with a push that is still on its
 //! way. A push is on its way until a change that names it arrived (with its content, or with what the sidecar merged
 //! it into), or until the sidecar says that it worked through its
 //! generation and every change that it had then has arrived; a push in conflict is not, because the local file
@@ -14,6 +14,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 use winston_wire::{Base, ContentHash};
 
+use super::current::served_journal;
 use super::pool::{all, hash, opt, unsigned};
 use super::{Db, DbError};
 
@@ -21,10 +22,9 @@ use super::{Db, DbError};
 macro_rules! current_files {
     ($condition:literal, $tail:literal) => {
         concat!(
-            "WITH j AS (
-                SELECT epoch, acked_seq >= head_seq AS settled FROM journals
-                WHERE tenant_id = $1 ORDER BY first_seen_at DESC, epoch DESC LIMIT 1
-             ), i AS (
+            "WITH j AS (",
+            served_journal!("epoch, acked_seq >= head_seq AS settled"),
+            "), i AS (
                 SELECT applied_generation, conflicts FROM tenant_instances WHERE tenant_id = $1
              ), c AS (
                 SELECT file_path, present, source, actor, modified_at, hash, size, content_omitted, snapshot_id
