@@ -1,15 +1,13 @@
 //! The table of routes.
 
-use std::time::Duration;
-
-use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::middleware::{self, Next};
-use axum::response::{IntoResponse as _, Response};
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::middleware;
 use axum::routing::{delete, get, post, put};
-use axum::{Router, http::StatusCode};
 use winston_wire::MAX_CONTENTS_BYTES;
 
 use super::error::Problem;
+use super::pace::bounded;
 use super::routes::{config, conflicts, contents, files, health, history, instances, sidecar, tenants, tokens};
 use super::{App, LIFECYCLE_LIMIT, LONG_POLL_LIMIT, REQUEST_LIMIT, auth, budget, request_id};
 
@@ -91,16 +89,4 @@ pub(crate) fn router(app: App) -> Router {
         .fallback(async || Problem::not_found("Not found"))
         .layer(middleware::from_fn(request_id::layer))
         .with_state(app)
-}
-
-/// Ends a request that takes too long.
-async fn bounded(State(limit): State<Duration>, request: Request, next: Next) -> Response {
-    tokio::time::timeout(limit, next.run(request)).await.unwrap_or_else(|_| {
-        Problem::new(
-            StatusCode::GATEWAY_TIMEOUT,
-            "timeout",
-            format!("The request took longer than {} s", limit.as_secs()),
-        )
-        .into_response()
-    })
 }
