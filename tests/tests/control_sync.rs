@@ -245,6 +245,25 @@ async fn a_push_names_what_it_replaces_and_wakes_the_sidecar() {
     assert_eq!(desired["files"][0]["base"], "any");
     assert_eq!(desired["files"][0]["hash"], Value::Null);
     let _ = admin.get(&path).await.expect(404);
+
+    // Who forced his push did not force those behind it: they are for what the journal says is on disk.
+    let base = async || {
+        let desired = sidecar.get("/api/sidecar/desired?generation=4").await.expect(200).json();
+        text(&desired["files"][0]["base"])
+    };
+    let _ = put(&[], "four").await.expect(200);
+    assert_eq!(base().await, hash("agent"));
+    let _ = admin.call(Method::PUT, &forced, &[], json!({"content": "five"}).to_string()).await.expect(200);
+    assert_eq!(base().await, "any");
+    let _ = put(&[("if-match", &format!("\"{}\"", hash("five")))], "six").await.expect(200);
+    assert_eq!(base().await, hash("agent"));
+    let elsewhere = format!("/api/tenants/{id}/files/workspace/USER.md");
+    for query in ["?force=true", ""] {
+        let body = json!({"content": query}).to_string();
+        let _ = admin.call(Method::PUT, &format!("{elsewhere}{query}"), &[], body).await.expect(200);
+    }
+    let desired = sidecar.get("/api/sidecar/desired?generation=8").await.expect(200).json();
+    assert_eq!(desired["files"][0]["base"], "absent");
 }
 
 #[tokio::test]

@@ -59,7 +59,7 @@ macro_rules! current_files {
                     LIMIT 1
                 ) x ON true
              ), merged AS (
-                SELECT file_path, d.base, d.generation, coalesce(d.pending, false) AS pending, d.conflict,
+                SELECT file_path, d.base, c.hash AS disk, d.generation, coalesce(d.pending, false) AS pending, d.conflict,
                        d.hash AS wanted,
                        CASE WHEN d.pending OR c.file_path IS NULL AND d.conflict IS NULL THEN d.hash
                             ELSE c.hash END AS hash,
@@ -73,7 +73,7 @@ macro_rules! current_files {
                        coalesce(c.present, false) AND c.hash IS NULL AS unknown
                 FROM c FULL JOIN d USING (file_path)
              )
-             SELECT file_path, base, generation, pending, conflict, wanted, hash, size, source, actor, modified,
+             SELECT file_path, base, disk, generation, pending, conflict, wanted, hash, size, source, actor, modified,
                     version, omitted
              FROM merged ",
             $tail
@@ -106,6 +106,9 @@ pub(crate) struct CurrentFile {
     pub(crate) content_omitted: bool,
     #[serde(skip)]
     base: Option<String>,
+    /// What the journal says is on disk, whatever is pending.
+    #[serde(skip)]
+    disk: Option<ContentHash>,
 }
 
 /// Both sides of a conflict.
@@ -142,6 +145,7 @@ impl CurrentFile {
             conflict,
             content_omitted: row.get("omitted"),
             base: row.get("base"),
+            disk: hash(row.get("disk"))?,
         })
     }
 }
@@ -159,11 +163,17 @@ pub(crate) async fn known(client: &impl GenericClient, tenant: Uuid, path: &str)
     let Some(file) = current(client, tenant, path).await? else {
         return Ok(Known { latest: None, base: Base::Absent });
     };
+    // A file whose content control never saw counts as absent: the push ends as a conflict, not as a loss.
+    let over = |hash: Option<ContentHash>| hash.map_or(Base::Absent, Base::Hash);
     let base = match (&file.base, file.pending) {
-        // The disk does not have the earlier push yet, so its base is still what the disk has.
-        (Some(base), true) => base.parse().map_err(|_| DbError::Value(format!("base {base:?} of {path}")))?,
-        // A file whose content control never saw counts as absent: the push ends as a conflict, not as a loss.
-        _ => file.hash.map_or(Base::Absent, Base::Hash),
+        (Some(base), true) => match base.parse() {
+            // The earlier push was forced; those behind it are not.
+            Ok(Base::Any) => over(file.disk),
+            // The disk does not have the earlier push yet, so its base is still what the disk has.
+            Ok(base) => base,
+            Err(_) => return Err(DbError::Value(format!("base {base:?} of {path}"))),
+        },
+        _ => over(file.hash),
     };
     Ok(Known { latest: file.hash, base })
 }
