@@ -12,7 +12,7 @@ use winston_wire::{Base, ContentHash, Resolution};
 
 use super::desired::{self, Pushed, Want};
 use super::pool::{all, hash, opt, unsigned};
-use super::{Db, DbError, audit, contents};
+use super::{Db, DbError, audit, contents, files};
 
 /// A push that met a local edit.
 #[derive(Debug, Clone, Serialize)]
@@ -21,7 +21,7 @@ pub(crate) struct Conflict {
     pub(crate) path: String,
     /// Generation of the push.
     pub(crate) generation: u64,
-    /// Content that the sidecar found; `null` when the file was missing.
+    /// Content that the sidecar found; `null` when the file was missing, or when it did not look.
     pub(crate) local_hash: Option<ContentHash>,
     /// Content that was pushed; `null` for a delete.
     pub(crate) pushed_hash: Option<ContentHash>,
@@ -131,8 +131,17 @@ pub(crate) async fn settle(
     if settlement.local.is_some_and(|local| local != conflict.local_hash) {
         return Ok(Settled::Mismatch { local: conflict.local_hash });
     }
+    let mut local = conflict.local_hash;
+    if settlement.resolution == Resolution::Ours && local.is_none() {
+        // The sidecar may not have looked. What the journal says is there is not to be deleted by who wants to keep it.
+        match files::current(&tx, tenant, path).await? {
+            Some(file) if file.unknown => return Ok(Settled::NotYetReceived),
+            Some(file) => local = file.disk,
+            None => {}
+        }
+    }
     let wanted = match (settlement.resolution, settlement.content) {
-        (Resolution::Ours, _) => conflict.local_hash,
+        (Resolution::Ours, _) => local,
         (Resolution::Theirs, _) => conflict.pushed_hash,
         (Resolution::Merged, content) => {
             let content = content.unwrap_or_default();
@@ -148,7 +157,7 @@ pub(crate) async fn settle(
         };
         size = bytes;
     }
-    let base = conflict.local_hash.map_or(Base::Absent, Base::Hash);
+    let base = local.map_or(Base::Absent, Base::Hash);
     let pushed = desired::set(&tx, tenant, actor, generation, Want { path, hash: wanted, base, merge: false }).await?;
     audit::record(
         &tx,

@@ -74,7 +74,7 @@ macro_rules! current_files {
                 FROM c FULL JOIN d USING (file_path)
              )
              SELECT file_path, base, disk, generation, pending, conflict, wanted, hash, size, source, actor, modified,
-                    version, omitted
+                    version, omitted, unknown
              FROM merged ",
             $tail
         )
@@ -108,7 +108,10 @@ pub(crate) struct CurrentFile {
     base: Option<String>,
     /// What the journal says is on disk, whatever is pending.
     #[serde(skip)]
-    disk: Option<ContentHash>,
+    pub(super) disk: Option<ContentHash>,
+    /// The journal says that it is on disk, and not with which content.
+    #[serde(skip)]
+    pub(super) unknown: bool,
 }
 
 /// Both sides of a conflict.
@@ -146,6 +149,7 @@ impl CurrentFile {
             content_omitted: row.get("omitted"),
             base: row.get("base"),
             disk: hash(row.get("disk"))?,
+            unknown: row.get("unknown"),
         })
     }
 }
