@@ -197,6 +197,34 @@ async fn keeping_the_local_file_deletes_none() {
     let _ = tenant.settle(json!({"resolution": "theirs"})).await.expect(200);
 }
 
+/// A patch of owned keys is no content for the whole file.
+#[tokio::test]
+async fn a_conflict_about_owned_keys_has_no_side_that_is_a_file() {
+    const CONFIG: &str = ".openclaw/openclaw.json";
+    let control = Control::start(&[]).await;
+    let (id, sidecar) = control.tenant("owned@test.example").await;
+    let admin = control.admin();
+    let own = async |patch: &str| {
+        let path = format!("/api/tenants/{id}/files/{CONFIG}?merge=true");
+        let body = json!({"content": patch}).to_string();
+        admin.call(Method::PUT, &path, &[], body).await.expect(200).json()["generation"].clone()
+    };
+    let settle = async |body: Value| admin.post(&format!("/api/tenants/{id}/conflicts/{CONFIG}"), &body).await;
+    let report = check_in(0, 1, vec![conflict(CONFIG, 1, Some("local"), Some("{\"a\": 1}"))]);
+    assert_eq!(own("{\"a\": 1}").await, 1);
+    let _ = sidecar.post("/api/sidecar/check-in", &report).await.expect(200);
+    upload(&sidecar, "local").await;
+    let listed = admin.get(&format!("/api/tenants/{id}/conflicts")).await.expect(200).json();
+    assert_eq!(listed["conflicts"][0]["merge"], true, "{listed}");
+    for resolution in ["ours", "theirs"] {
+        assert_eq!(settle(json!({"resolution": resolution})).await.expect(409).code(), "owned_keys");
+        // Also while keys that are newer are on their way.
+        let _ = own("{\"a\": 2}").await;
+    }
+    let whole = settle(json!({"resolution": "merged", "content": "{}"})).await.expect(200).json();
+    assert_eq!((&whole["hash"], &whole["generation"]), (&json!(hash("{}")), &json!(4)));
+}
+
 #[tokio::test]
 async fn what_cannot_be_settled_changes_nothing() {
     let control = Control::start(&[]).await;

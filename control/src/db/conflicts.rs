@@ -31,6 +31,8 @@ pub(crate) struct Conflict {
     pub(crate) local_version: Option<i64>,
     /// The pushed version.
     pub(crate) pushed_version: Option<i64>,
+    /// The push was of owned keys: what was pushed is no version of the file.
+    pub(crate) merge: bool,
 }
 
 /// The conflicts that a newer push has not answered yet, one per path. `$2` is a path, or null for all.
@@ -40,7 +42,11 @@ const SELECT: &str = "
          WHERE tenant_id = $1 AND path_hash = path_key(r.path) AND hash = r.local_hash),
         (SELECT max(id) FROM file_snapshots
          WHERE tenant_id = $1 AND path_hash = path_key(r.path) AND hash = coalesce(d.hash, r.pushed_hash)
-           AND generation = r.generation)
+           AND generation = r.generation),
+        d.generation IS NULL AND EXISTS (
+            SELECT FROM desired_files m
+            WHERE m.tenant_id = $1 AND m.path_hash = path_key(r.path) AND m.merge AND m.generation >= r.generation
+        )
     FROM (
         SELECT c->>'path' COLLATE \"C\" AS path, (c->>'generation')::bigint AS generation,
                decode(c->>'local_hash', 'hex') AS local_hash, decode(c->>'pushed_hash', 'hex') AS pushed_hash,
@@ -65,6 +71,7 @@ fn from_row(row: &Row) -> Result<Conflict, DbError> {
         since: row.get(4),
         local_version: row.get(5),
         pushed_version: row.get(6),
+        merge: row.get(7),
     })
 }
 
@@ -107,6 +114,8 @@ pub(crate) enum Settled {
     },
     /// Control does not have the content of the local file yet.
     NotYetReceived,
+    /// The push was of owned keys, so neither side is a content for the file.
+    OwnedKeys,
     /// There is no such tenant.
     NoTenant,
 }
@@ -130,6 +139,9 @@ pub(crate) async fn settle(
     };
     if settlement.local.is_some_and(|local| local != conflict.local_hash) {
         return Ok(Settled::Mismatch { local: conflict.local_hash });
+    }
+    if conflict.merge && settlement.resolution != Resolution::Merged {
+        return Ok(Settled::OwnedKeys);
     }
     let mut local = conflict.local_hash;
     if settlement.resolution == Resolution::Ours && local.is_none() {
