@@ -141,6 +141,38 @@ async fn every_state_of_a_gateway_is_taken_in() {
     }
 }
 
+/// Of a verdict without end only so much is kept, and it keeps no sidecar from checking in.
+#[tokio::test]
+async fn a_verdict_is_kept_as_far_as_it_fits() {
+    let control = Control::start(&[]).await;
+    let (id, sidecar) = control.tenant("verdict@test.example").await;
+    let mut report = check_in(0, 0, json!([]));
+    let lines: Vec<String> = (0..2000).map(|number| format!("{number:05} {}", "\u{e4}".repeat(200))).collect();
+    report["verdicts"] = json!([
+        {"verdict": "invalid", "reason": "\u{e4}".repeat(100_000), "at": "2026-01-02T03:04:05Z",
+         "issues": [{"path": "a", "message": "wrong"}], "lines": lines, "kept": ["x".repeat(1 << 20), "y"]},
+        {"verdict": "applied", "reason": "as usual", "at": "2026-01-02T03:04:06Z", "lines": ["one", "two"]},
+    ]);
+    let _ = sidecar.post("/api/sidecar/check-in", &report).await.expect(200);
+    let answer = control.admin().get(&format!("/api/tenants/{id}/config/verdicts")).await.expect(200);
+    let verdicts = answer.json()["verdicts"].take();
+    assert_eq!((&verdicts[0]["reason"], &verdicts[0]["lines"]), (&json!("as usual"), &json!(["one", "two"])));
+    assert!(answer.body.len() < 70 << 10, "{} bytes", answer.body.len());
+    assert_eq!(verdicts[1]["reason"].as_str().map(str::len), Some(4096));
+    assert_eq!(verdicts[1]["issues"][0]["message"], "wrong");
+    assert_eq!(verdicts[1]["kept"], json!([]));
+    report["verdicts"][0]["kept"] = json!(["z"]);
+    report["verdicts"][0]["at"] = json!("2026-01-02T03:04:07Z");
+    let _ = sidecar.post("/api/sidecar/check-in", &report).await.expect(200);
+    let verdicts = control.admin().get(&format!("/api/tenants/{id}/config/verdicts")).await.expect(200).json();
+    let newest = &verdicts["verdicts"][0];
+    assert_eq!(newest["kept"], json!(["z"]));
+    // The newest lines, in order.
+    let kept = newest["lines"].as_array().unwrap();
+    assert!(kept.len() > 100 && kept.len() < 200, "{}", kept.len());
+    assert_eq!(kept[..], json!(lines[lines.len() - kept.len()..]).as_array().unwrap()[..]);
+}
+
 #[tokio::test]
 async fn no_tenant_sees_anothers_files() {
     let control = Control::start(&[]).await;
