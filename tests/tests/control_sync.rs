@@ -298,6 +298,39 @@ async fn a_push_names_what_it_replaces_and_wakes_the_sidecar() {
     assert_eq!(desired["files"][0]["base"], "absent");
 }
 
+/// Control has only the record of it, and yet it is there.
+#[tokio::test]
+async fn a_file_over_the_size_limit_is_present() {
+    let control = Control::start(&[]).await;
+    let admin = control.admin();
+    let (id, sidecar) = control.tenant("large@test.example").await;
+    let path = format!("/api/tenants/{id}/files/workspace/large.bin");
+    let mut large = change(1, "workspace/large.bin", None);
+    large["action"] = "create".into();
+    large["content_omitted"] = true.into();
+    large["size"] = (1u64 << 40).into();
+    assert_eq!(send(&sidecar, vec![large]).await["acked_seq"], 1);
+    let _ = sidecar.post("/api/sidecar/check-in", &check_in(1, 0, json!([]))).await.expect(200);
+
+    assert_eq!(admin.get(&path).await.expect(404).code(), "content_omitted");
+    let put = async |header: &str, value: &str| {
+        admin.call(Method::PUT, &path, &[(header, value)], json!({"content": "small"}).to_string()).await
+    };
+    assert_eq!(put("if-none-match", "*").await.expect(412).code(), "precondition_failed");
+    let _ = put("if-match", &format!("\"{}\"", hash("small"))).await.expect(412);
+    // Nobody can name its version, so what is not forced ends as a conflict.
+    let deleted = admin.call(Method::DELETE, &path, &[], "").await.expect(200).json();
+    assert_eq!((&deleted["generation"], &deleted["hash"]), (&json!(1), &Value::Null));
+    let desired = sidecar.get("/api/sidecar/desired").await.expect(200).json();
+    assert_eq!((&desired["files"][0]["hash"], &desired["files"][0]["base"]), (&Value::Null, &json!("absent")));
+    // While its end is on its way it is not there any more, as with every file.
+    let _ = admin.call(Method::DELETE, &path, &[], "").await.expect(404);
+    let conflict = json!([{"path": "workspace/large.bin", "generation": 1, "local_hash": null}]);
+    let _ = sidecar.post("/api/sidecar/check-in", &check_in(1, 1, conflict)).await.expect(200);
+    assert_eq!(put("if-match", "*").await.expect(200).json()["generation"], 2);
+    assert_eq!(admin.get(&path).await.expect(200).json()["content"], "small");
+}
+
 #[tokio::test]
 async fn bytes_come_back_as_they_were() {
     let control = Control::start(&[]).await;

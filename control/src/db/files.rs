@@ -158,6 +158,8 @@ impl CurrentFile {
 pub(crate) struct Known {
     /// Hash of the newest version, pushes included.
     pub(crate) latest: Option<ContentHash>,
+    /// There is a newest version. Of a file over the size limit control knows that, and no hash.
+    pub(crate) present: bool,
     /// What is on disk as far as control was told.
     pub(crate) base: Base,
 }
@@ -165,9 +167,9 @@ pub(crate) struct Known {
 /// Looks up what a push of this path replaces.
 pub(crate) async fn known(client: &impl GenericClient, tenant: Uuid, path: &str) -> Result<Known, DbError> {
     let Some(file) = current(client, tenant, path).await? else {
-        return Ok(Known { latest: None, base: Base::Absent });
+        return Ok(Known { latest: None, present: false, base: Base::Absent });
     };
-    // A file whose content control never saw counts as absent: the push ends as a conflict, not as a loss.
+    // A file whose content control never saw has no base: the push ends as a conflict, not as a loss.
     let over = |hash: Option<ContentHash>| hash.map_or(Base::Absent, Base::Hash);
     let base = match (&file.base, file.pending) {
         (Some(base), true) => match base.parse() {
@@ -179,7 +181,8 @@ pub(crate) async fn known(client: &impl GenericClient, tenant: Uuid, path: &str)
         },
         _ => over(file.hash),
     };
-    Ok(Known { latest: file.hash, base })
+    let present = file.hash.is_some() || file.unknown && !file.pending;
+    Ok(Known { latest: file.hash, present, base })
 }
 
 /// The current state of one path; a row may also say that the file is gone.

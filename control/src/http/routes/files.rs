@@ -209,7 +209,7 @@ pub(in super::super) async fn push_delete(
     // What does not exist needs no delete, and saying so is more use than a push without effect.
     let seen = files::known(&app.db.client().await?, tenant, &path).await?;
     if expect == Expect::Latest {
-        if seen.latest.is_none() {
+        if !seen.present {
             return Err(if tenants::exists(&app.db, tenant).await? {
                 Problem::not_found("File not found").with("path", path)
             } else {
