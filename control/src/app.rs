@@ -126,7 +126,7 @@ async fn serve(config: &Config, data_dir: &DataDir, cluster: Option<&Cluster>, s
         db: db.clone(),
         hub,
         lifecycle,
-        budget: Budget::default(),
+        budget: Budget::new(config.max_file_bytes),
         limits: Arc::new(Limits { max_file_bytes: config.max_file_bytes, heartbeat_seconds: config.heartbeat_seconds }),
         stopping,
     });

@@ -272,5 +272,16 @@ fn of_two_sidecars_with_one_token_the_later_one_is_served() -> Result<()> {
     let first = first.kill()?.start()?;
     first.wait_for_sync_state("connected")?;
     eventually("its changes arrive", || Ok(tenant.versions("a.md")?.contains(&hash("unheard")).then_some(())))?;
+
+    // Its journal is the one that counts, although the other one began later.
+    tenant.wait_until_even(&first)?;
+    assert_eq!(tenant.listed("a.md")?["hash"], hash("unheard"));
+    assert_eq!(tenant.listed("b.md")?, Value::Null);
+    let newest = tenant.get("/changes?limit=1")?;
+    assert_eq!(newest["changes"][0]["epoch"], first.status()?["journal"]["epoch"], "{newest}");
+    tenant.push("a.md", "pushed over what is there")?;
+    tenant.wait_until_even(&first)?;
+    assert_eq!(first.get("/files/a.md")?.expect(200)?.json()?["content"], "pushed over what is there");
+    assert_eq!(tenant.get("/conflicts")?["count"], 0);
     Ok(())
 }

@@ -33,16 +33,20 @@ async fn send(sidecar: &Client, seq: u64, source: &str, content: Option<&str>, g
 
 /// A check-in with a conflict at [`PATH`], or with none.
 async fn report(sidecar: &Client, head_seq: u64, applied: u64, conflict: Option<(u64, Option<&str>, Option<&str>)>) {
-    let conflicts: Vec<Value> = conflict
-        .iter()
-        .map(|(generation, local, pushed)| {
-            json!({
-                "path": PATH, "generation": generation, "local_hash": local.map(hash), "pushed_hash": pushed.map(hash),
-                "since": "2026-01-02T03:04:06Z",
-            })
-        })
-        .collect();
-    let body = json!({
+    let conflicts = conflict.map(|(generation, local, pushed)| self::conflict(PATH, generation, local, pushed));
+    let body = check_in(head_seq, applied, conflicts.into_iter().collect());
+    let _ = sidecar.post("/api/sidecar/check-in", &body).await.expect(200);
+}
+
+fn conflict(path: &str, generation: u64, local: Option<&str>, pushed: Option<&str>) -> Value {
+    json!({
+        "path": path, "generation": generation, "local_hash": local.map(hash), "pushed_hash": pushed.map(hash),
+        "since": "2026-01-02T03:04:06Z",
+    })
+}
+
+fn check_in(head_seq: u64, applied: u64, conflicts: Vec<Value>) -> Value {
+    json!({
         "protocol": winston_wire::PROTOCOL_VERSION,
         "version": "0.1.0",
         "epoch": EPOCH,
@@ -52,8 +56,7 @@ async fn report(sidecar: &Client, head_seq: u64, applied: u64, conflict: Option<
         "applied_generation": applied,
         "gateway": {"state": "ready", "since": "2026-01-02T03:04:05Z", "reason": "", "port": 18789, "restarts": 0},
         "conflicts": conflicts,
-    });
-    let _ = sidecar.post("/api/sidecar/check-in", &body).await.expect(200);
+    })
 }
 
 struct Tenant {
@@ -166,6 +169,60 @@ async fn deletes_on_either_side_are_sides_like_others() {
     let settled = tenant.settle(json!({"resolution": "theirs"})).await.expect(200).json();
     assert_eq!(settled["hash"], Value::Null);
     assert_eq!(tenant.desired().await["base"], hash("local"));
+}
+
+/// A sidecar that did not look says `null` too. Who keeps the local file keeps what the journal says is there; it is never deleted.
+#[tokio::test]
+async fn keeping_the_local_file_deletes_none() {
+    let control = Control::start(&[]).await;
+    let tenant = Tenant::in_conflict(&control, "unseen@test.example", Some("local"), Some("pushed")).await;
+    report(&tenant.sidecar, 2, 1, Some((1, None, Some("pushed")))).await;
+    let settled = tenant.settle(json!({"resolution": "ours", "local_hash": null})).await.expect(200).json();
+    assert_eq!((&settled["hash"], &settled["size"]), (&json!(hash("local")), &json!(5)));
+    let desired = tenant.desired().await;
+    assert_eq!((&desired["hash"], &desired["base"]), (&json!(hash("local")), &json!(hash("local"))));
+
+    // Over the size limit: there is a file, and no content that could be pushed.
+    let tenant = Tenant::in_conflict(&control, "large@test.example", Some("local"), Some("pushed")).await;
+    let large = json!({
+        "seq": 3, "timestamp": "2026-01-02T03:04:05Z", "path": PATH, "source": "agent", "action": "update",
+        "content_omitted": true, "size": 1u64 << 40,
+    });
+    let batch = json!({"epoch": EPOCH, "changes": [large]});
+    assert_eq!(tenant.sidecar.post("/api/sidecar/changes", &batch).await.expect(200).json()["acked_seq"], 3);
+    report(&tenant.sidecar, 3, 1, Some((1, None, Some("pushed")))).await;
+    let refused = tenant.settle(json!({"resolution": "ours"})).await.expect(409);
+    assert_eq!(refused.code(), "not_yet_received");
+    assert_eq!(tenant.listed().await["count"], 1);
+    let _ = tenant.settle(json!({"resolution": "theirs"})).await.expect(200);
+}
+
+/// A patch of owned keys is no content for the whole file.
+#[tokio::test]
+async fn a_conflict_about_owned_keys_has_no_side_that_is_a_file() {
+    const CONFIG: &str = ".openclaw/openclaw.json";
+    let control = Control::start(&[]).await;
+    let (id, sidecar) = control.tenant("owned@test.example").await;
+    let admin = control.admin();
+    let own = async |patch: &str| {
+        let path = format!("/api/tenants/{id}/files/{CONFIG}?merge=true");
+        let body = json!({"content": patch}).to_string();
+        admin.call(Method::PUT, &path, &[], body).await.expect(200).json()["generation"].clone()
+    };
+    let settle = async |body: Value| admin.post(&format!("/api/tenants/{id}/conflicts/{CONFIG}"), &body).await;
+    let report = check_in(0, 1, vec![conflict(CONFIG, 1, Some("local"), Some("{\"a\": 1}"))]);
+    assert_eq!(own("{\"a\": 1}").await, 1);
+    let _ = sidecar.post("/api/sidecar/check-in", &report).await.expect(200);
+    upload(&sidecar, "local").await;
+    let listed = admin.get(&format!("/api/tenants/{id}/conflicts")).await.expect(200).json();
+    assert_eq!(listed["conflicts"][0]["merge"], true, "{listed}");
+    for resolution in ["ours", "theirs"] {
+        assert_eq!(settle(json!({"resolution": resolution})).await.expect(409).code(), "owned_keys");
+        // Also while keys that are newer are on their way.
+        let _ = own("{\"a\": 2}").await;
+    }
+    let whole = settle(json!({"resolution": "merged", "content": "{}"})).await.expect(200).json();
+    assert_eq!((&whole["hash"], &whole["generation"]), (&json!(hash("{}")), &json!(4)));
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
+use std::time::Duration;
 
 use hyper::Method;
 use serde_json::{Value, json};
@@ -191,5 +192,61 @@ async fn copies_at_the_same_time_do_not_hinder_each_other() {
         for answer in [one, two, three] {
             assert_eq!(stored(&answer.expect(200)), sorted(&contents));
         }
+    }
+}
+
+/// The head of a call whose body never comes. Control says 100 when it is about to read the body.
+fn announce(sidecar: &Client, call: &str, length: usize) -> std::io::Result<TcpStream> {
+    let mut stream = TcpStream::connect(sidecar.authority())?;
+    stream.set_read_timeout(Some(Duration::from_secs(50)))?;
+    let head = format!(
+        "{call} HTTP/1.1\r\nHost: control\r\nAuthorization: Bearer {}\r\n{SESSION_HEADER}: \
+         0190b3a0-0000-7000-8000-000000000001\r\nContent-Length: {length}\r\nExpect: 100-continue\r\n\r\n",
+        sidecar.token().unwrap_or_default()
+    );
+    stream.write_all(head.as_bytes())?;
+    Ok(stream)
+}
+
+/// The status of what is answered first.
+fn status(stream: &mut TcpStream) -> std::io::Result<String> {
+    let mut head = [0; 12];
+    stream.read_exact(&mut head)?;
+    Ok(String::from_utf8_lossy(&head[9..]).into_owned())
+}
+
+/// Of the memory for bodies one tenant gets a part, whatever it calls; what it does not get, the others have.
+#[tokio::test]
+async fn slow_bodies_of_one_tenant_leave_room_for_the_others() {
+    const MIB: usize = 1 << 20;
+    let control = Control::start(&[]).await;
+    let content = format!("PUT {PATH}/{}", hash("late"));
+    let mut waiting = Vec::new();
+    for (number, (call, length, at_once)) in [
+        (content.as_str(), 10 * MIB, 2),
+        ("POST /api/sidecar/changes", 16 * MIB, 1),
+        ("POST /api/sidecar/manifest", 16 * MIB, 1),
+        ("POST /api/sidecar/check-in", 4 * MIB, 1),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (_, sidecar) = control.tenant(&format!("slow{number}@test.example")).await;
+        let mut streams: Vec<_> = (0..at_once).map(|_| announce(&sidecar, call, length).unwrap()).collect();
+        for stream in &mut streams {
+            assert_eq!(status(stream).unwrap(), "100", "{call}");
+        }
+        streams.push(announce(&sidecar, call, length).unwrap());
+        let (_, other) = control.tenant(&format!("other{number}@test.example")).await;
+        let _ = post(&other, frames(&["in time"])).await.expect(200);
+        // The heartbeat has a part of its own.
+        if number == 0 {
+            assert_eq!(sidecar.post("/api/sidecar/check-in", &json!({})).await.expect(400).code(), "protocol_mismatch");
+        }
+        waiting.push((call, streams));
+    }
+    // The last one of each waited in vain.
+    for (call, mut streams) in waiting {
+        assert_eq!(status(streams.last_mut().unwrap()).unwrap(), "503", "{call}");
     }
 }

@@ -3,7 +3,7 @@
 use hyper::Method;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use winston_tests::control::Control;
+use winston_tests::control::{Control, until};
 use winston_wire::{ContentHash, MAX_PATH_BYTES};
 
 const EPOCH: &str = "0190a000-0000-7000-8000-000000000001";
@@ -255,4 +255,54 @@ async fn desired_files_come_in_pages_of_whole_generations() {
     }
     assert_eq!(seen, (1..=total).collect::<Vec<_>>());
     assert_eq!(answers, 2);
+}
+
+/// Years of history: thousands of versions, each with a content of its own. The work for each of them must not grow with their number, and the
+/// statement has the time that it needs.
+#[tokio::test]
+async fn a_long_history_goes_with_its_tenant() {
+    const VERSIONS: i64 = 3000;
+    let control = Control::start(&[]).await;
+    let (id, _) = control.tenant("long@test.example").await;
+    let url = format!("host={} user=winston dbname=postgres", control.socket_dir().display());
+    let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let rows = format!(
+        "INSERT INTO file_contents (tenant_id, hash, size, content)
+             SELECT '{id}', sha256(n::text::bytea), length(n::text), n::text::bytea FROM generate_series(1, {VERSIONS}) n;
+         INSERT INTO file_snapshots (tenant_id, file_path, hash, size, source, modified_at)
+             SELECT '{id}', 'file' || n % 10, sha256(n::text::bytea), length(n::text), 'agent', now()
+             FROM generate_series(1, {VERSIONS}) n;
+         INSERT INTO desired_files (tenant_id, file_path, generation, hash, base)
+             SELECT '{id}', 'file' || n, n, sha256(n::text::bytea), 'absent' FROM generate_series(1, {VERSIONS}) n;
+         CREATE TABLE noted (statement_timeout text);
+         CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN INSERT INTO noted VALUES (current_setting('statement_timeout')); RETURN OLD; END $$;
+         CREATE TRIGGER note BEFORE DELETE ON tenants FOR EACH ROW EXECUTE FUNCTION note();"
+    );
+    client.batch_execute(&rows).await.unwrap();
+    // Rows that were read and rows that were deleted, of both tables that refer to contents.
+    let done = async || {
+        let row = client
+            .query_one(
+                "SELECT sum(n_tup_del)::bigint, sum(seq_tup_read + (
+                     SELECT sum(idx_tup_read) FROM pg_stat_user_indexes i WHERE i.relid = t.relid
+                 ))::bigint FROM pg_stat_user_tables t WHERE relname IN ('file_snapshots', 'desired_files')",
+                &[],
+            )
+            .await
+            .unwrap();
+        (row.get::<_, i64>(0), row.get::<_, i64>(1))
+    };
+    let (_, before) = done().await;
+    let _ = control.admin().call(Method::DELETE, &format!("/api/tenants/{id}"), &[], "").await.expect(200);
+    // Each process of the database tells its counts some time later.
+    let read = until("the counts", async || {
+        let (deleted, read) = done().await;
+        (deleted == 2 * VERSIONS).then_some(read - before)
+    })
+    .await;
+    assert!(read < 20 * VERSIONS, "{read} rows were read to delete {VERSIONS} versions");
+    let noted: String = client.query_one("SELECT statement_timeout FROM noted", &[]).await.unwrap().get(0);
+    assert_eq!(noted, "4min");
 }

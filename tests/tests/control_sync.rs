@@ -141,6 +141,38 @@ async fn every_state_of_a_gateway_is_taken_in() {
     }
 }
 
+/// Of a verdict without end only so much is kept, and it keeps no sidecar from checking in.
+#[tokio::test]
+async fn a_verdict_is_kept_as_far_as_it_fits() {
+    let control = Control::start(&[]).await;
+    let (id, sidecar) = control.tenant("verdict@test.example").await;
+    let mut report = check_in(0, 0, json!([]));
+    let lines: Vec<String> = (0..2000).map(|number| format!("{number:05} {}", "\u{e4}".repeat(200))).collect();
+    report["verdicts"] = json!([
+        {"verdict": "invalid", "reason": "\u{e4}".repeat(100_000), "at": "2026-01-02T03:04:05Z",
+         "issues": [{"path": "a", "message": "wrong"}], "lines": lines, "kept": ["x".repeat(1 << 20), "y"]},
+        {"verdict": "applied", "reason": "as usual", "at": "2026-01-02T03:04:06Z", "lines": ["one", "two"]},
+    ]);
+    let _ = sidecar.post("/api/sidecar/check-in", &report).await.expect(200);
+    let answer = control.admin().get(&format!("/api/tenants/{id}/config/verdicts")).await.expect(200);
+    let verdicts = answer.json()["verdicts"].take();
+    assert_eq!((&verdicts[0]["reason"], &verdicts[0]["lines"]), (&json!("as usual"), &json!(["one", "two"])));
+    assert!(answer.body.len() < 70 << 10, "{} bytes", answer.body.len());
+    assert_eq!(verdicts[1]["reason"].as_str().map(str::len), Some(4096));
+    assert_eq!(verdicts[1]["issues"][0]["message"], "wrong");
+    assert_eq!(verdicts[1]["kept"], json!([]));
+    report["verdicts"][0]["kept"] = json!(["z"]);
+    report["verdicts"][0]["at"] = json!("2026-01-02T03:04:07Z");
+    let _ = sidecar.post("/api/sidecar/check-in", &report).await.expect(200);
+    let verdicts = control.admin().get(&format!("/api/tenants/{id}/config/verdicts")).await.expect(200).json();
+    let newest = &verdicts["verdicts"][0];
+    assert_eq!(newest["kept"], json!(["z"]));
+    // The newest lines, in order.
+    let kept = newest["lines"].as_array().unwrap();
+    assert!(kept.len() > 100 && kept.len() < 200, "{}", kept.len());
+    assert_eq!(kept[..], json!(lines[lines.len() - kept.len()..]).as_array().unwrap()[..]);
+}
+
 #[tokio::test]
 async fn no_tenant_sees_anothers_files() {
     let control = Control::start(&[]).await;
@@ -245,6 +277,58 @@ async fn a_push_names_what_it_replaces_and_wakes_the_sidecar() {
     assert_eq!(desired["files"][0]["base"], "any");
     assert_eq!(desired["files"][0]["hash"], Value::Null);
     let _ = admin.get(&path).await.expect(404);
+
+    // Who forced his push did not force those behind it: they are for what the journal says is on disk.
+    let base = async || {
+        let desired = sidecar.get("/api/sidecar/desired?generation=4").await.expect(200).json();
+        text(&desired["files"][0]["base"])
+    };
+    let _ = put(&[], "four").await.expect(200);
+    assert_eq!(base().await, hash("agent"));
+    let _ = admin.call(Method::PUT, &forced, &[], json!({"content": "five"}).to_string()).await.expect(200);
+    assert_eq!(base().await, "any");
+    let _ = put(&[("if-match", &format!("\"{}\"", hash("five")))], "six").await.expect(200);
+    assert_eq!(base().await, hash("agent"));
+    let elsewhere = format!("/api/tenants/{id}/files/workspace/USER.md");
+    for query in ["?force=true", ""] {
+        let body = json!({"content": query}).to_string();
+        let _ = admin.call(Method::PUT, &format!("{elsewhere}{query}"), &[], body).await.expect(200);
+    }
+    let desired = sidecar.get("/api/sidecar/desired?generation=8").await.expect(200).json();
+    assert_eq!(desired["files"][0]["base"], "absent");
+}
+
+/// Control has only the record of it, and yet it is there.
+#[tokio::test]
+async fn a_file_over_the_size_limit_is_present() {
+    let control = Control::start(&[]).await;
+    let admin = control.admin();
+    let (id, sidecar) = control.tenant("large@test.example").await;
+    let path = format!("/api/tenants/{id}/files/workspace/large.bin");
+    let mut large = change(1, "workspace/large.bin", None);
+    large["action"] = "create".into();
+    large["content_omitted"] = true.into();
+    large["size"] = (1u64 << 40).into();
+    assert_eq!(send(&sidecar, vec![large]).await["acked_seq"], 1);
+    let _ = sidecar.post("/api/sidecar/check-in", &check_in(1, 0, json!([]))).await.expect(200);
+
+    assert_eq!(admin.get(&path).await.expect(404).code(), "content_omitted");
+    let put = async |header: &str, value: &str| {
+        admin.call(Method::PUT, &path, &[(header, value)], json!({"content": "small"}).to_string()).await
+    };
+    assert_eq!(put("if-none-match", "*").await.expect(412).code(), "precondition_failed");
+    let _ = put("if-match", &format!("\"{}\"", hash("small"))).await.expect(412);
+    // Nobody can name its version, so what is not forced ends as a conflict.
+    let deleted = admin.call(Method::DELETE, &path, &[], "").await.expect(200).json();
+    assert_eq!((&deleted["generation"], &deleted["hash"]), (&json!(1), &Value::Null));
+    let desired = sidecar.get("/api/sidecar/desired").await.expect(200).json();
+    assert_eq!((&desired["files"][0]["hash"], &desired["files"][0]["base"]), (&Value::Null, &json!("absent")));
+    // While its end is on its way it is not there any more, as with every file.
+    let _ = admin.call(Method::DELETE, &path, &[], "").await.expect(404);
+    let conflict = json!([{"path": "workspace/large.bin", "generation": 1, "local_hash": null}]);
+    let _ = sidecar.post("/api/sidecar/check-in", &check_in(1, 1, conflict)).await.expect(200);
+    assert_eq!(put("if-match", "*").await.expect(200).json()["generation"], 2);
+    assert_eq!(admin.get(&path).await.expect(200).json()["content"], "small");
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use winston_wire::{Base, ContentHash, Resolution};
 
 use super::desired::{self, Pushed, Want};
 use super::pool::{all, hash, opt, unsigned};
-use super::{Db, DbError, audit, contents};
+use super::{Db, DbError, audit, contents, files};
 
 /// A push that met a local edit.
 #[derive(Debug, Clone, Serialize)]
@@ -21,7 +21,7 @@ pub(crate) struct Conflict {
     pub(crate) path: String,
     /// Generation of the push.
     pub(crate) generation: u64,
-    /// Content that the sidecar found; `null` when the file was missing.
+    /// Content that the sidecar found; `null` when the file was missing, or when it did not look.
     pub(crate) local_hash: Option<ContentHash>,
     /// Content that was pushed; `null` for a delete.
     pub(crate) pushed_hash: Option<ContentHash>,
@@ -31,6 +31,8 @@ pub(crate) struct Conflict {
     pub(crate) local_version: Option<i64>,
     /// The pushed version.
     pub(crate) pushed_version: Option<i64>,
+    /// The push was of owned keys: what was pushed is no version of the file.
+    pub(crate) merge: bool,
 }
 
 /// The conflicts that a newer push has not answered yet, one per path. `$2` is a path, or null for all.
@@ -40,7 +42,11 @@ const SELECT: &str = "
          WHERE tenant_id = $1 AND path_hash = path_key(r.path) AND hash = r.local_hash),
         (SELECT max(id) FROM file_snapshots
          WHERE tenant_id = $1 AND path_hash = path_key(r.path) AND hash = coalesce(d.hash, r.pushed_hash)
-           AND generation = r.generation)
+           AND generation = r.generation),
+        d.generation IS NULL AND EXISTS (
+            SELECT FROM desired_files m
+            WHERE m.tenant_id = $1 AND m.path_hash = path_key(r.path) AND m.merge AND m.generation >= r.generation
+        )
     FROM (
         SELECT c->>'path' COLLATE \"C\" AS path, (c->>'generation')::bigint AS generation,
                decode(c->>'local_hash', 'hex') AS local_hash, decode(c->>'pushed_hash', 'hex') AS pushed_hash,
@@ -65,6 +71,7 @@ fn from_row(row: &Row) -> Result<Conflict, DbError> {
         since: row.get(4),
         local_version: row.get(5),
         pushed_version: row.get(6),
+        merge: row.get(7),
     })
 }
 
@@ -107,6 +114,8 @@ pub(crate) enum Settled {
     },
     /// Control does not have the content of the local file yet.
     NotYetReceived,
+    /// The push was of owned keys, so neither side is a content for the file.
+    OwnedKeys,
     /// There is no such tenant.
     NoTenant,
 }
@@ -131,8 +140,20 @@ pub(crate) async fn settle(
     if settlement.local.is_some_and(|local| local != conflict.local_hash) {
         return Ok(Settled::Mismatch { local: conflict.local_hash });
     }
+    if conflict.merge && settlement.resolution != Resolution::Merged {
+        return Ok(Settled::OwnedKeys);
+    }
+    let mut local = conflict.local_hash;
+    if settlement.resolution == Resolution::Ours && local.is_none() {
+        // The sidecar may not have looked. What the journal says is there is not to be deleted by who wants to keep it.
+        match files::current(&tx, tenant, path).await? {
+            Some(file) if file.unknown => return Ok(Settled::NotYetReceived),
+            Some(file) => local = file.disk,
+            None => {}
+        }
+    }
     let wanted = match (settlement.resolution, settlement.content) {
-        (Resolution::Ours, _) => conflict.local_hash,
+        (Resolution::Ours, _) => local,
         (Resolution::Theirs, _) => conflict.pushed_hash,
         (Resolution::Merged, content) => {
             let content = content.unwrap_or_default();
@@ -148,7 +169,7 @@ pub(crate) async fn settle(
         };
         size = bytes;
     }
-    let base = conflict.local_hash.map_or(Base::Absent, Base::Hash);
+    let base = local.map_or(Base::Absent, Base::Hash);
     let pushed = desired::set(&tx, tenant, actor, generation, Want { path, hash: wanted, base, merge: false }).await?;
     audit::record(
         &tx,

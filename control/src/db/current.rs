@@ -13,6 +13,21 @@ use super::effect::{PathState, Totals, fold};
 use super::pool::{all, hash, one, opt, run, signed, unsigned};
 use super::{Db, DbError};
 
+/// The journal that counts: that of the sidecar that is served, as its check-in said; before there was one, the newest.
+/// The newest alone would be wrong once an older volume comes back. `$1` is the tenant.
+macro_rules! served_journal {
+    ($columns:literal) => {
+        concat!(
+            "SELECT ",
+            $columns,
+            " FROM journals WHERE tenant_id = $1
+              ORDER BY (epoch = (SELECT epoch FROM tenant_instances WHERE tenant_id = $1)) DESC NULLS LAST,
+                       first_seen_at DESC, epoch DESC LIMIT 1"
+        )
+    };
+}
+pub(super) use served_journal;
+
 /// Rows that are read at once where all of a journal's files are.
 const PAGE: i64 = 5000;
 

@@ -109,8 +109,8 @@ fn base(expect: Expect, current: &Known) -> Option<Base> {
         Expect::Force => return Some(Base::Any),
         Expect::Latest => true,
         Expect::Hash(hash) => current.latest == Some(hash),
-        Expect::Present => current.latest.is_some(),
-        Expect::Absent => current.latest.is_none(),
+        Expect::Present => current.present,
+        Expect::Absent => !current.present,
     };
     holds.then_some(current.base)
 }
@@ -329,12 +329,17 @@ mod tests {
     #[test]
     fn a_precondition_is_about_the_newest_version_and_the_base_about_the_disk() {
         let (disk, pushed) = (ContentHash::from_bytes([1; 32]), ContentHash::from_bytes([2; 32]));
-        let current = Known { latest: Some(pushed), base: Base::Hash(disk) };
+        let current = Known { latest: Some(pushed), present: true, base: Base::Hash(disk) };
         assert_eq!(base(Expect::Latest, &current), Some(Base::Hash(disk)));
         assert_eq!(base(Expect::Hash(pushed), &current), Some(Base::Hash(disk)));
         assert_eq!(base(Expect::Hash(disk), &current), None);
         assert_eq!(base(Expect::Absent, &current), None);
         assert_eq!(base(Expect::Present, &current), Some(Base::Hash(disk)));
         assert_eq!(base(Expect::Force, &current), Some(Base::Any));
+        // Over the size limit: it is there, with no hash that anybody could name.
+        let large = Known { latest: None, present: true, base: Base::Absent };
+        assert_eq!(base(Expect::Present, &large), Some(Base::Absent));
+        assert_eq!(base(Expect::Absent, &large), None);
+        assert_eq!(base(Expect::Hash(pushed), &large), None);
     }
 }

@@ -1,6 +1,6 @@
 //! The current files of a tenant.
 //!
-//! That is what the newest journal amounts to (`current_files`), overlaid with a push that is still on its
+//! That is what the journal of the sidecar that is served amounts to (`current_files`), overlaid with a push that is still on its
 //! way. A push is on its way until a change that names it arrived (with its content, or with what the sidecar merged
 //! it into), or until the sidecar says that it worked through its
 //! generation and every change that it had then has arrived; a push in conflict is not, because the local file
@@ -14,6 +14,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 use winston_wire::{Base, ContentHash};
 
+use super::current::served_journal;
 use super::pool::{all, hash, opt, unsigned};
 use super::{Db, DbError};
 
@@ -21,10 +22,9 @@ use super::{Db, DbError};
 macro_rules! current_files {
     ($condition:literal, $tail:literal) => {
         concat!(
-            "WITH j AS (
-                SELECT epoch, acked_seq >= head_seq AS settled FROM journals
-                WHERE tenant_id = $1 ORDER BY first_seen_at DESC, epoch DESC LIMIT 1
-             ), i AS (
+            "WITH j AS (",
+            served_journal!("epoch, acked_seq >= head_seq AS settled"),
+            "), i AS (
                 SELECT applied_generation, conflicts FROM tenant_instances WHERE tenant_id = $1
              ), c AS (
                 SELECT file_path, present, source, actor, modified_at, hash, size, content_omitted, snapshot_id
@@ -59,7 +59,7 @@ macro_rules! current_files {
                     LIMIT 1
                 ) x ON true
              ), merged AS (
-                SELECT file_path, d.base, d.generation, coalesce(d.pending, false) AS pending, d.conflict,
+                SELECT file_path, d.base, c.hash AS disk, d.generation, coalesce(d.pending, false) AS pending, d.conflict,
                        d.hash AS wanted,
                        CASE WHEN d.pending OR c.file_path IS NULL AND d.conflict IS NULL THEN d.hash
                             ELSE c.hash END AS hash,
@@ -73,8 +73,8 @@ macro_rules! current_files {
                        coalesce(c.present, false) AND c.hash IS NULL AS unknown
                 FROM c FULL JOIN d USING (file_path)
              )
-             SELECT file_path, base, generation, pending, conflict, wanted, hash, size, source, actor, modified,
-                    version, omitted
+             SELECT file_path, base, disk, generation, pending, conflict, wanted, hash, size, source, actor, modified,
+                    version, omitted, unknown
              FROM merged ",
             $tail
         )
@@ -106,6 +106,12 @@ pub(crate) struct CurrentFile {
     pub(crate) content_omitted: bool,
     #[serde(skip)]
     base: Option<String>,
+    /// What the journal says is on disk, whatever is pending.
+    #[serde(skip)]
+    pub(super) disk: Option<ContentHash>,
+    /// The journal says that it is on disk, and not with which content.
+    #[serde(skip)]
+    pub(super) unknown: bool,
 }
 
 /// Both sides of a conflict.
@@ -142,6 +148,8 @@ impl CurrentFile {
             conflict,
             content_omitted: row.get("omitted"),
             base: row.get("base"),
+            disk: hash(row.get("disk"))?,
+            unknown: row.get("unknown"),
         })
     }
 }
@@ -150,6 +158,8 @@ impl CurrentFile {
 pub(crate) struct Known {
     /// Hash of the newest version, pushes included.
     pub(crate) latest: Option<ContentHash>,
+    /// There is a newest version. Of a file over the size limit control knows that, and no hash.
+    pub(crate) present: bool,
     /// What is on disk as far as control was told.
     pub(crate) base: Base,
 }
@@ -157,15 +167,22 @@ pub(crate) struct Known {
 /// Looks up what a push of this path replaces.
 pub(crate) async fn known(client: &impl GenericClient, tenant: Uuid, path: &str) -> Result<Known, DbError> {
     let Some(file) = current(client, tenant, path).await? else {
-        return Ok(Known { latest: None, base: Base::Absent });
+        return Ok(Known { latest: None, present: false, base: Base::Absent });
     };
+    // A file whose content control never saw has no base: the push ends as a conflict, not as a loss.
+    let over = |hash: Option<ContentHash>| hash.map_or(Base::Absent, Base::Hash);
     let base = match (&file.base, file.pending) {
-        // The disk does not have the earlier push yet, so its base is still what the disk has.
-        (Some(base), true) => base.parse().map_err(|_| DbError::Value(format!("base {base:?} of {path}")))?,
-        // A file whose content control never saw counts as absent: the push ends as a conflict, not as a loss.
-        _ => file.hash.map_or(Base::Absent, Base::Hash),
+        (Some(base), true) => match base.parse() {
+            // The earlier push was forced; those behind it are not.
+            Ok(Base::Any) => over(file.disk),
+            // The disk does not have the earlier push yet, so its base is still what the disk has.
+            Ok(base) => base,
+            Err(_) => return Err(DbError::Value(format!("base {base:?} of {path}"))),
+        },
+        _ => over(file.hash),
     };
-    Ok(Known { latest: file.hash, base })
+    let present = file.hash.is_some() || file.unknown && !file.pending;
+    Ok(Known { latest: file.hash, present, base })
 }
 
 /// The current state of one path; a row may also say that the file is gone.

@@ -6,6 +6,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 use winston_wire::ContentHash;
 
+use super::current::served_journal;
 use super::pool::{all, hash, opt};
 use super::{Db, DbError};
 
@@ -148,9 +149,9 @@ pub(crate) struct CommittedChange {
 pub(crate) struct ChangeQuery<'a> {
     /// One path only; a rename away from it is one of its changes.
     pub(crate) path: Option<&'a str>,
-    /// One journal only; with `after`, the newest when absent.
+    /// One journal only; with `after`, that of the sidecar that is served when absent.
     pub(crate) epoch: Option<Uuid>,
-    /// Oldest first, behind this number; newest first when absent.
+    /// Oldest first, behind this number; newest first when absent, beginning with the journal that is served.
     pub(crate) after: Option<i64>,
     /// At most so many.
     pub(crate) limit: i64,
@@ -158,25 +159,26 @@ pub(crate) struct ChangeQuery<'a> {
 
 /// Committed changes.
 pub(crate) async fn changes(db: &Db, tenant: Uuid, query: &ChangeQuery<'_>) -> Result<Vec<CommittedChange>, DbError> {
+    // In order is within one journal.
     let order = if query.after.is_some() {
-        "ORDER BY j.first_seen_at, c.seq"
+        "ORDER BY c.seq"
     } else {
-        "ORDER BY j.first_seen_at DESC, c.seq DESC"
+        "ORDER BY (c.epoch = (SELECT epoch FROM served)) DESC, j.first_seen_at DESC, c.seq DESC"
     };
     let of_path = match query.path {
         Some(_) => "(c.path_hash = path_key($2) OR c.previous_path_hash = path_key($2))",
         None => "$2::text IS NULL",
     };
+    let served = served_journal!("epoch");
     let sql = format!(
-        "SELECT c.epoch, c.seq, c.file_path, c.change_type, c.source, c.changed_by, c.changed_at, c.hash,
+        "WITH served AS ({served})
+         SELECT c.epoch, c.seq, c.file_path, c.change_type, c.source, c.changed_by, c.changed_at, c.hash,
                 c.previous_hash, c.size, c.generation, c.content_omitted, c.snapshot_id, c.received_at,
                 c.previous_path
          FROM file_changes c JOIN journals j ON j.tenant_id = c.tenant_id AND j.epoch = c.epoch
          WHERE c.tenant_id = $1 AND {of_path}
            AND ($3::bigint IS NULL OR c.seq > $3)
-           AND c.epoch = coalesce($4, CASE WHEN $3 IS NULL THEN c.epoch ELSE (
-               SELECT epoch FROM journals WHERE tenant_id = $1 ORDER BY first_seen_at DESC, epoch DESC LIMIT 1
-           ) END)
+           AND c.epoch = coalesce($4, CASE WHEN $3 IS NULL THEN c.epoch ELSE (SELECT epoch FROM served) END)
          {order} LIMIT $5"
     );
     let rows =

@@ -238,6 +238,8 @@ pub(crate) async fn update(db: &Db, actor: &str, id: Uuid, update: &Update) -> R
 pub(crate) async fn delete(db: &Db, actor: &str, id: Uuid, purge: bool) -> Result<bool, DbError> {
     let mut client = db.client().await?;
     let tx = client.transaction().await?;
+    // Years of history are one statement; what waits for its end waits for `LIFECYCLE_LIMIT`.
+    tx.batch_execute("SET LOCAL statement_timeout = '240s'").await?;
     let deleted = run(&tx, "DELETE FROM tenants WHERE id = $1", &[&id]).await? > 0;
     if deleted {
         record(&tx, actor, "tenant.delete", id, json!({"purge": purge})).await?;

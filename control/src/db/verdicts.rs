@@ -13,6 +13,11 @@ use super::{Db, DbError, contents};
 /// Verdicts that are kept of a tenant.
 const KEPT: i64 = 500;
 
+/// Most bytes that are kept of one verdict, as JSON.
+const MAX_BYTES: usize = 64 << 10;
+/// Most bytes of its reason.
+const MAX_REASON_BYTES: usize = 4 << 10;
+
 /// A verdict.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Judged {
@@ -33,20 +38,12 @@ pub(crate) struct Judged {
 pub(super) async fn store(tx: &Transaction<'_>, tenant: Uuid, verdicts: &[ConfigVerdict]) -> Result<(), DbError> {
     let mut new = 0;
     for verdict in verdicts {
-        let details =
-            json!({"hash": verdict.hash, "issues": verdict.issues, "lines": verdict.lines, "kept": verdict.kept});
+        let (reason, details) = kept_of(verdict);
         new += run(
             tx,
             "INSERT INTO config_verdicts (tenant_id, judged_at, generation, verdict, reason, details)
              VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
-            &[
-                &tenant,
-                &verdict.at,
-                &verdict.generation.map(signed),
-                &verdict.verdict.as_str(),
-                &verdict.reason,
-                &details,
-            ],
+            &[&tenant, &verdict.at, &verdict.generation.map(signed), &verdict.verdict.as_str(), &reason, &details],
         )
         .await?;
     }
@@ -61,6 +58,29 @@ pub(super) async fn store(tx: &Transaction<'_>, tenant: Uuid, verdicts: &[Config
         .await?;
     }
     Ok(())
+}
+
+/// Reason and details as they are kept: what does not fit is left out, the oldest lines first. Refusing it would keep the
+/// sidecar from checking in for good.
+fn kept_of(verdict: &ConfigVerdict) -> (&str, Value) {
+    let reason = &verdict.reason[..verdict.reason.floor_char_boundary(MAX_REASON_BYTES)];
+    let mut left = MAX_BYTES - MAX_REASON_BYTES;
+    let issues = fitting(verdict.issues.iter(), &mut left);
+    let kept = fitting(verdict.kept.iter(), &mut left);
+    let mut lines = fitting(verdict.lines.iter().rev(), &mut left);
+    lines.reverse();
+    (reason, json!({"hash": verdict.hash, "issues": issues, "lines": lines, "kept": kept}))
+}
+
+/// The first ones that fit into what is left.
+fn fitting<T: Serialize>(items: impl Iterator<Item = T>, left: &mut usize) -> Vec<Value> {
+    let values = items.map(|item| json!(item));
+    let fits = |value: &Value| {
+        let rest = left.checked_sub(value.to_string().len() + 1);
+        *left = rest.unwrap_or(*left);
+        rest.is_some()
+    };
+    values.take_while(fits).collect()
 }
 
 /// The keys of `openclaw.json` that control owns.

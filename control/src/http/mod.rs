@@ -4,6 +4,7 @@ pub(crate) mod auth;
 mod budget;
 pub(crate) mod error;
 mod extract;
+mod pace;
 mod request_id;
 mod router;
 mod routes;
@@ -22,7 +23,7 @@ pub(crate) use budget::Budget;
 pub(crate) use router::router;
 pub(crate) use server::serve;
 
-/// Longest time for a request, its body included.
+/// Longest time for a request, beside what its body takes on a slow line (see [`pace`]).
 const REQUEST_LIMIT: Duration = Duration::from_secs(60);
 /// The same for the long poll, which waits up to 55 s by itself.
 const LONG_POLL_LIMIT: Duration = Duration::from_secs(75);

@@ -1,15 +1,14 @@
 //! The table of routes.
 
-use std::time::Duration;
-
-use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::middleware::{self, Next};
-use axum::response::{IntoResponse as _, Response};
-use axum::routing::{delete, get, post, put};
-use axum::{Router, http::StatusCode};
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::middleware;
+use axum::routing::{MethodRouter, delete, get, post, put};
 use winston_wire::MAX_CONTENTS_BYTES;
 
+use super::budget::Kind;
 use super::error::Problem;
+use super::pace::bounded;
 use super::routes::{config, conflicts, contents, files, health, history, instances, sidecar, tenants, tokens};
 use super::{App, LIFECYCLE_LIMIT, LONG_POLL_LIMIT, REQUEST_LIMIT, auth, budget, request_id};
 
@@ -26,7 +25,9 @@ pub(crate) fn router(app: App) -> Router {
     // A JSON push may be base64 or have every second character escaped.
     let most = max_file * 2 + BODY_BYTES;
     let push = DefaultBodyLimit::max(most);
-    let weighed = |most| middleware::from_fn_with_state((app.budget.clone(), most), budget::bodies);
+    let weighed_as = |kind, most| middleware::from_fn_with_state((app.budget.clone(), most, kind), budget::bodies);
+    let weighed = |most| weighed_as(Kind::Content, most);
+    let batch = |route: MethodRouter<App>| route.layer(DefaultBodyLimit::max(BATCH_BYTES)).layer(weighed(BATCH_BYTES));
 
     let quick = Router::new()
         .route("/api/tenants", get(tenants::list).post(tenants::create))
@@ -69,15 +70,20 @@ pub(crate) fn router(app: App) -> Router {
             "/api/sidecar/contents/{hash}",
             put(contents::put).layer(DefaultBodyLimit::max(max_file)).layer(weighed(max_file)).get(contents::get),
         )
-        .route("/api/sidecar/changes", post(sidecar::changes).layer(DefaultBodyLimit::max(BATCH_BYTES)))
-        .route("/api/sidecar/manifest", post(sidecar::manifest).layer(DefaultBodyLimit::max(BATCH_BYTES)))
+        .route("/api/sidecar/changes", batch(post(sidecar::changes)))
+        .route("/api/sidecar/manifest", batch(post(sidecar::manifest)))
         .route_layer(middleware::from_fn_with_state(REQUEST_LIMIT, bounded));
     let long_poll = Router::new()
         .route("/api/sidecar/desired", get(sidecar::desired))
         .route_layer(middleware::from_fn_with_state(LONG_POLL_LIMIT, bounded));
     // Which process it is, the check-in says in its body.
     let check_in = Router::new()
-        .route("/api/sidecar/check-in", post(sidecar::check_in).layer(DefaultBodyLimit::max(CHECK_IN_BYTES)))
+        .route(
+            "/api/sidecar/check-in",
+            post(sidecar::check_in)
+                .layer(DefaultBodyLimit::max(CHECK_IN_BYTES))
+                .layer(weighed_as(Kind::CheckIn, CHECK_IN_BYTES)),
+        )
         .route_layer(middleware::from_fn_with_state(REQUEST_LIMIT, bounded))
         .route_layer(middleware::from_fn_with_state(app.clone(), auth::sidecars));
     let sidecars =
@@ -91,16 +97,4 @@ pub(crate) fn router(app: App) -> Router {
         .fallback(async || Problem::not_found("Not found"))
         .layer(middleware::from_fn(request_id::layer))
         .with_state(app)
-}
-
-/// Ends a request that takes too long.
-async fn bounded(State(limit): State<Duration>, request: Request, next: Next) -> Response {
-    tokio::time::timeout(limit, next.run(request)).await.unwrap_or_else(|_| {
-        Problem::new(
-            StatusCode::GATEWAY_TIMEOUT,
-            "timeout",
-            format!("The request took longer than {} s", limit.as_secs()),
-        )
-        .into_response()
-    })
 }

@@ -397,7 +397,7 @@ async fn push_generated(
     let mut pushes = Vec::with_capacity(files.len());
     for file in files {
         // Somebody may have pushed or written such a file before the first provisioning: theirs stays.
-        if first && known(tx, tenant, file.path).await?.latest.is_some() {
+        if first && known(tx, tenant, file.path).await?.present {
             continue;
         }
         pushes.push(Push {

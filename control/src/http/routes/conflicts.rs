@@ -82,6 +82,13 @@ pub(in super::super) async fn settle(
             "Control does not have that content: its upload is still to come, or it was over the size limit",
         )
         .with("path", path)),
+        Settled::OwnedKeys => Err(Problem::new(
+            StatusCode::CONFLICT,
+            "owned_keys",
+            "The push was of keys that control owns, which is no content for the file: push these keys once more, give \
+             them up, or settle with a whole content (merged)",
+        )
+        .with("path", path)),
         Settled::NoTenant => Err(Problem::no_tenant()),
     }
 }

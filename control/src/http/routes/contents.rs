@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 use winston_wire::{ContentHash, ContentsAnswer, RefusedContent};
 
 use super::super::App;
+use super::super::budget::Kind;
 use super::super::error::{Problem, sentence};
 use super::super::extract::Raw;
 use crate::db::contents;
@@ -86,7 +87,7 @@ pub(in super::super) async fn get(
     let hash = content_hash(&hash)?;
     let missing = || Problem::not_found("There is no such content");
     let size = contents::size(&app.db, identity.tenant, &hash).await?.ok_or_else(missing)?;
-    let taken = app.budget.take(size).await?;
+    let taken = app.budget.take(Some((identity.tenant, Kind::Content)), size).await?;
     let content = contents::get(&app.db, identity.tenant, &hash).await?.ok_or_else(missing)?;
     let octets = HeaderValue::from_static("application/octet-stream");
     Ok(([(header::CONTENT_TYPE, octets)], taken.answer(content)).into_response())

@@ -97,7 +97,7 @@ pub(in super::super) async fn read(
     }
     let missing = || no_content(&path, Some(found.hash));
     let size = contents::size(&app.db, tenant, &found.hash).await?.ok_or_else(missing)?;
-    let taken = app.budget.take(size).await?;
+    let taken = app.budget.take(None, size).await?;
     let content = contents::get(&app.db, tenant, &found.hash).await?.ok_or_else(missing)?;
     let raw =
         headers.get_all(header::ACCEPT).iter().any(|value| value.to_str().is_ok_and(|accept| accept.contains(OCTETS)));
@@ -209,7 +209,7 @@ pub(in super::super) async fn push_delete(
     // What does not exist needs no delete, and saying so is more use than a push without effect.
     let seen = files::known(&app.db.client().await?, tenant, &path).await?;
     if expect == Expect::Latest {
-        if seen.latest.is_none() {
+        if !seen.present {
             return Err(if tenants::exists(&app.db, tenant).await? {
                 Problem::not_found("File not found").with("path", path)
             } else {
