@@ -50,6 +50,19 @@ const WRITTEN: Duration = Duration::from_millis(20);
 /// How long nobody waits for a disk that has not answered in that time.
 const IMPATIENCE: Duration = Duration::from_secs(5);
 
+/// A wait that nobody notices. After a longer one, nobody waits for as many times its length: the event loop has more to do.
+const UNNOTICED: Duration = Duration::from_millis(1);
+const REST: u32 = 19;
+
+/// For how long nobody waits for the disk after a wait that took so long, and for what: the lines being there, or the end of patience.
+fn rest(written: bool, took: Duration) -> Duration {
+    match written {
+        true if took <= UNNOTICED => Duration::ZERO,
+        true => took * REST,
+        false => IMPATIENCE,
+    }
+}
+
 /// What goes to our own log: platforms take some 500 lines per second from a container and drop what is beyond, ours too.
 const SHOWN: Rate = Rate { per_second: 400, burst: 400 };
 
@@ -311,7 +324,7 @@ impl Logs {
 pub(super) struct Feed {
     logs: Logs,
     stream: Stream,
-    /// The disk did not answer in time; until then nobody waits for it.
+    /// The disk was slow; until then nobody waits for it.
     impatient_until: Instant,
 }
 
@@ -319,8 +332,11 @@ impl Take for Feed {
     fn take(&mut self, bytes: &[u8]) {
         self.logs.feed(self.stream, bytes);
         // Only what is in the file is there after a kill.
-        if Instant::now() >= self.impatient_until && !self.logs.drain(WRITTEN) {
-            self.impatient_until = Instant::now() + IMPATIENCE;
+        let began = Instant::now();
+        if began >= self.impatient_until {
+            let written = self.logs.drain(WRITTEN);
+            let now = Instant::now();
+            self.impatient_until = now + rest(written, now - began);
         }
     }
 

@@ -210,3 +210,14 @@ fn a_directory_that_cannot_be_written_costs_the_file_only() {
     }
     assert!(logs.counts().file_dropped >= 1);
 }
+
+#[test]
+fn a_slow_disk_takes_a_twentieth_of_the_event_loop() {
+    let millis = Duration::from_millis;
+    assert_eq!(rest(true, millis(1)), Duration::ZERO);
+    for took in [2_u32, 5, 19] {
+        let share = f64::from(took) / (millis(took.into()) + rest(true, millis(took.into()))).as_secs_f64() / 1000.0;
+        assert!(share <= 0.0501, "{took} ms: {share}");
+    }
+    assert_eq!(rest(false, WRITTEN), IMPATIENCE);
+}
