@@ -114,9 +114,10 @@ pub(crate) async fn run(mut settings: Settings, handover: Option<Handover>) -> R
         spawned(work).await?.map_err(|error| RunError::Other(format!("cannot start the watching thread: {error}")))?;
     tracing::info!(files = edits.index().len(), elapsed_ms = started.elapsed().as_millis() as u64, "watching");
 
+    let mut asked = Box::pin(end_asked(&mut signals, &upgrade, up.is_some()));
     let early = tokio::select! {
         booted = first_boot(&edits, engine.as_ref(), configs.as_ref(), &gateway) => booted.map(|()| None)?,
-        ending = end_asked(&mut signals, &upgrade, up.is_some()) => Some(ending),
+        ending = &mut asked => Some(ending),
     };
     let mut syncing = None;
     if early.is_none() {
@@ -129,8 +130,9 @@ pub(crate) async fn run(mut settings: Settings, handover: Option<Handover>) -> R
 
     let ending = match early {
         Some(ending) => ending,
-        None => end_asked(&mut signals, &upgrade, up.is_some()).await,
+        None => asked.as_mut().await,
     };
+    drop(asked);
     if let Some(configs) = &configs {
         configs.halt();
     }

@@ -164,7 +164,12 @@ fn what_a_verdict_leaves_over_is_told_whatever_it_dies_at() -> Result<()> {
         return Ok(());
     }
     let bad = value("bad", &json!({"validate": "invalid"}));
-    let cases = [("config-verdict", value("new", &json!({})), "applied"), ("config-done", bad, "invalid")];
+    let refused = value("bad", &json!({"start": "refuse", "reload": "refuse"}));
+    let cases = [
+        ("config-verdict", value("new", &json!({})), "applied"),
+        ("config-done", bad, "invalid"),
+        ("config-verdict", refused, "rolled_back"),
+    ];
     each(cases, AT_ONCE, |(point, pushed, verdict)| {
         let setup = before()?;
         let (control, told) = pushing(pushed.clone(), json!("new"), [json!("any"), json!("0".repeat(64))], 0..0)?;

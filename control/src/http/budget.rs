@@ -18,7 +18,8 @@ use crate::db::tokens::Identity;
 
 /// Bytes at once. A content that is larger than all of them goes alone.
 const TOTAL: u32 = 64 << 20;
-/// Of these, for check-ins of one tenant. They are apart, so that no slow content keeps a sidecar from being seen.
+/// For check-ins of all tenants, and of one. They are apart, so that no slow content keeps a sidecar from being seen.
+const ALL_CHECK_INS: u32 = 16 << 20;
 const CHECK_INS: u32 = 4 << 20;
 /// Longest wait for them.
 const WAIT: Duration = Duration::from_secs(20);
@@ -39,6 +40,7 @@ type Shares = HashMap<(Uuid, Kind), Weak<Semaphore>>;
 #[derive(Debug, Clone)]
 pub(crate) struct Budget {
     all: Arc<Semaphore>,
+    check_ins: Arc<Semaphore>,
     /// Of one tenant's contents and batches.
     share: u32,
     shares: Arc<Mutex<Shares>>,
@@ -58,6 +60,7 @@ impl Budget {
         let both = u32::try_from(largest.saturating_mul(2)).unwrap_or(TOTAL);
         Self {
             all: Arc::new(Semaphore::new(TOTAL as usize)),
+            check_ins: Arc::new(Semaphore::new(ALL_CHECK_INS as usize)),
             share: (TOTAL / 4).max(both).min(TOTAL),
             shares: Arc::default(),
         }
@@ -79,9 +82,13 @@ impl Budget {
                 }
                 None => None,
             };
+            let (all, bytes) = match whose {
+                Some((_, Kind::CheckIn)) => (&self.check_ins, bytes.min(CHECK_INS)),
+                Some((_, Kind::Content)) | None => (&self.all, bytes),
+            };
             Ok::<_, tokio::sync::AcquireError>(Taken {
                 _share: share,
-                _all: Some(self.all.clone().acquire_many_owned(bytes).await?),
+                _all: Some(all.clone().acquire_many_owned(bytes).await?),
             })
         };
         match tokio::time::timeout(WAIT, take).await {
@@ -183,6 +190,11 @@ mod tests {
         tokio::task::yield_now().await;
         let others = budget.take(content(other), 20 * MIB).await.unwrap();
         let people = budget.take(None, 24 * MIB).await.unwrap();
+        // Nothing is left, and those who wait are first in the queue; nobody's heartbeat waits with them.
+        assert_eq!(budget.all.available_permits(), 0);
+        for tenant in [greedy, other, Uuid::from_u128(3)] {
+            drop(budget.take(Some((tenant, Kind::CheckIn)), 4 * MIB).await.unwrap());
+        }
         drop((up, down, others, people));
         assert!(waiting.await.unwrap());
         assert_eq!(budget.all.available_permits(), TOTAL as usize);

@@ -13,7 +13,8 @@ use axum::middleware::Next;
 use axum::response::Response;
 use bytes::Bytes;
 use http::StatusCode;
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::error::Problem;
@@ -21,8 +22,12 @@ use super::error::Problem;
 /// Bytes per second of the slowest line; sidecars reckon with the same.
 const SLOWEST: u64 = 16 << 10;
 
+/// Memory for bodies that take longer than that, in bytes: half of what there is for bodies, so that slow lines leave room for the others.
+const SLOW_BYTES: u32 = 32 << 20;
+static SLOW: Semaphore = Semaphore::const_new(SLOW_BYTES as usize);
+
 /// Ends a request that takes too long: `limit` before, between and after the parts of its body, and for the whole body
-/// as much more as it takes at [`SLOWEST`].
+/// as much more as it takes at [`SLOWEST`], as long as there is memory for slow ones.
 pub(super) async fn bounded(State(limit): State<Duration>, request: Request, next: Next) -> Result<Response, Problem> {
     within(limit, request, |request| next.run(request)).await
 }
@@ -33,9 +38,12 @@ async fn within<T, F: Future<Output = T>>(
     run: impl FnOnce(Request) -> F,
 ) -> Result<T, Problem> {
     let pace = Arc::new(Pace::new(limit));
+    let bytes = request.body().size_hint().upper().and_then(|bytes| u32::try_from(bytes).ok());
+    let bytes = bytes.unwrap_or(SLOW_BYTES / 2).min(SLOW_BYTES);
     let answer = run(request.map(|body| Body::new(Paced { body, pace: pace.clone() })));
     tokio::select! {
         answer = answer => Ok(answer),
+        () = pace.crowded(bytes) => Err(Problem::busy("Too many bodies come slowly at the moment")),
         () = pace.lost() => Err(Problem::new(
             StatusCode::GATEWAY_TIMEOUT,
             "timeout",
@@ -80,6 +88,16 @@ impl Pace {
         let slowest = Duration::from_millis(self.received.load(Ordering::Relaxed).saturating_mul(1000) / SLOWEST);
         let most = if self.whole.load(Ordering::Relaxed) { silence } else { silence.min(slowest) };
         self.started + self.limit + most
+    }
+
+    /// Waits until its body has taken longer than usual and finds no room among those that do. `bytes`: its length.
+    async fn crowded(&self, bytes: u32) {
+        tokio::time::sleep_until(self.started + self.limit).await;
+        // Held for as long as anybody waits here: to the end of the request.
+        let room = if self.whole.load(Ordering::Relaxed) { None } else { Some(SLOW.try_acquire_many(bytes)) };
+        if matches!(room, None | Some(Ok(_))) {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Waits until it is too late.
@@ -161,5 +179,10 @@ mod tests {
         // A trickle gets no further for never being silent.
         assert_eq!(run(&[(1, 1); 1000], 0).await, Err(60));
         assert_eq!(run(&[(1, 8 << 10); 1000], 0).await, Err(119));
+        // Slow ones have half of the memory. Streams that do not say how long they are count as a half of that.
+        let slow: &[_] = &[(30, MIB / 2); 20];
+        let all = tokio::join!(run(slow, 0), run(slow, 0), run(slow, 0), run(&[(1, MIB); 50], 0));
+        assert_eq!(all, (Ok(10 * MIB), Ok(10 * MIB), Err(60), Ok(50 * MIB)));
+        assert_eq!(SLOW.available_permits(), SLOW_BYTES as usize);
     }
 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::Transaction;
+use jiff::Timestamp;
 use serde_json::json;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinSet;
@@ -31,6 +32,8 @@ pub(crate) use self::types::{Change, Issued, LifecycleError, Order, Provisioned,
 
 /// How often every instance is looked at, for those whose end nobody reports.
 const RECONCILE_EVERY: Duration = Duration::from_secs(10);
+/// An instance of which nobody has notes and that was not heard of for so long is gone.
+const FORGOTTEN: Duration = Duration::from_secs(600);
 /// How often provisioning looks for the first check-in.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Label of the token that provisioning issues.
@@ -331,8 +334,8 @@ impl Lifecycle {
     async fn found(&self, provider: &dyn Provider, instance: &Instance) -> Option<&'static str> {
         match (provider.observe(instance.tenant_id).await, instance.status.as_str()) {
             (Ok(Observed::Running), "stopped" | "exited" | "error") => Some("starting"),
-            // One that runs and that this copy of control never started is another copy's.
-            (Ok(Observed::Absent), "running") => None,
+            // One that this copy of control never started, and that was heard of not long ago, is another copy's.
+            (Ok(Observed::Absent), "running" | "starting") if is_recent(instance) => None,
             (Ok(Observed::Stopped | Observed::Absent), "running" | "starting") => Some("exited"),
             (Ok(_), _) | (Err(_), "error") => None,
             (Err(error), _) => {
@@ -385,6 +388,12 @@ fn patched(before: &Settings, order: &Order, held: Held) -> Settings {
     // A configuration that names a variable which is not there keeps the gateway from starting.
     after.telegram_token_set = order.telegram_bot_token.is_some() || held.telegram_bot_token;
     after
+}
+
+/// Whether an instance was made, or heard of, not long ago.
+fn is_recent(instance: &Instance) -> bool {
+    let last = instance.last_health_check.unwrap_or(instance.created_at).max(instance.created_at);
+    Timestamp::now().duration_since(last).unsigned_abs() < FORGOTTEN
 }
 
 async fn push_generated(

@@ -97,8 +97,10 @@ impl Owner {
         };
         let drifted = self.drifted(hash).await;
         let status = self.status();
-        let is_doubtful =
-            status.last_exit.as_ref().is_some_and(|exit| exit.cause == ExitCause::Failed && exit.code == Some(REFUSES));
+        // Its own words say what else is wrong. What was found around it is surely that, and nothing here.
+        let is_doubtful = status.last_exit.as_ref().is_some_and(|exit| {
+            exit.cause == ExitCause::Failed && exit.code == Some(REFUSES) && exit.evidence.is_some()
+        });
         let exit = status.last_exit.map(|exit| (exit.at, exit.cause));
         let ended = exit.map(|(at, _)| at);
         if self.damaged.0 != ended {

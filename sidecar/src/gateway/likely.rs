@@ -120,6 +120,12 @@ fn found(when: Option<When>, findings: &Findings) -> Option<Likely> {
     because(LikelyCause::StateInUse, format!("another gateway (pid {owner}) owns this state directory"))
 }
 
+/// Whether a line says that it refuses its configuration, whatever others say: a plugin that may not write somewhere says so at each start.
+pub(super) fn names_the_config(lines: &[String]) -> bool {
+    let rules = || RULES.iter().filter(|rule| rule.cause == LikelyCause::BadConfig);
+    lines.iter().any(|line| rules().any(|rule| line.contains(rule.mark)))
+}
+
 /// What its lines say.
 fn said(when: When, lines: &[String]) -> Option<Likely> {
     let (rule, at) = RULES.iter().filter(|rule| rule.when == when).find_map(|rule| {

@@ -291,19 +291,20 @@ impl Round<'_> {
             if kept(&file) {
                 let ended = stays(&file, EDITED);
                 note(file, ended, applied);
-            } else if was == Verdict::RolledBack && applied.merging.remove(&file.path).is_some() {
-                // What was before the merge is there again.
-                note(file, Outcome::Done, applied);
-            } else if was != Verdict::Invalid || bytes > MOST_BYTES {
+            } else if matches!(was, Verdict::Applied | Verdict::Conflict) || bytes > MOST_BYTES {
                 // What has its record is not written again.
                 self.one(file, applied).await?;
             } else if let Some(push) = self.push(&file, applied).await? {
-                // The set was not put in place, and stays away as a whole.
+                // The set was not put in place, or went back, and stays away as a whole.
                 bytes += push.1.as_ref().map_or(0, bytes::Bytes::len);
                 let ended = match self.decided(&file, &push, applied).await? {
                     Plan::Unapplied { local, reason } => Outcome::Unapplied { local, reason },
                     Plan::Done | Plan::Write { .. } => Outcome::Done,
                 };
+                if was == Verdict::RolledBack {
+                    // What was before a merge is there again.
+                    applied.merging.remove(&file.path);
+                }
                 note(file, ended, applied);
             }
         }

@@ -14,6 +14,7 @@ use super::super::server::Front;
 use super::console::output;
 use crate::candidate::{NewFile, Origin, Submission};
 use crate::edits::{Author, Edits, Look, Precondition};
+use crate::fs::TenantPath;
 use crate::gateway::{Said, Unsaid};
 use crate::merge;
 
@@ -52,13 +53,14 @@ pub(super) async fn enable(front: &Front, plugin: Option<&str>) -> Response<Answ
         Some(plugin) if is_plugin(plugin) => plugin,
         Some(_) => return refuse("Invalid plugin name"),
     };
+    let edits = std::sync::Arc::clone(&front.app.edits);
     let (Some(configs), Some(path)) = (front.app.configs.clone(), front.app.edits.layout().config_file()) else {
         return failed("this sidecar does not run a gateway\n".to_owned());
     };
     let patch = json!({ "plugins": { "entries": { plugin: { "enabled": true } } } });
-    let edits = std::sync::Arc::clone(&front.app.edits);
+    let (reading, config) = (std::sync::Arc::clone(&edits), path.clone());
     let prepared = tokio::task::spawn_blocking(move || {
-        let (content, over) = with(&edits, &path, &patch)?;
+        let (content, over) = with(&reading, &path, &patch)?;
         Ok::<_, String>(NewFile { path, content: Some(content.into()), over })
     });
     let file = match prepared.await {
@@ -71,7 +73,15 @@ pub(super) async fn enable(front: &Front, plugin: Option<&str>) -> Response<Answ
     // A task of its own: what has begun is finished, also when nobody waits for it.
     match tokio::spawn(async move { configs.submit(submission).await }).await {
         Ok(Ok(verdict)) if verdict.verdict == Verdict::Applied => {
-            output(StatusCode::OK, true, format!("Enabled plugin \"{plugin}\".\n"))
+            let name = plugin.to_owned();
+            let is_on = tokio::task::spawn_blocking(move || is_on(&edits, &config, &name)).await;
+            if is_on.unwrap_or_default() {
+                output(StatusCode::OK, true, format!("Enabled plugin \"{plugin}\".\n"))
+            } else {
+                failed(format!(
+                    "plugin \"{plugin}\" stays off: control owns that key, or somebody has changed it since\n"
+                ))
+            }
         }
         Ok(Ok(verdict)) => failed(front.app.gateway.redact(&told(&verdict))),
         Ok(Err(error)) => failed(format!("{error}\n")),
@@ -80,11 +90,7 @@ pub(super) async fn enable(front: &Front, plugin: Option<&str>) -> Response<Answ
 }
 
 /// The configuration with a merge patch, and what it may replace.
-fn with(
-    edits: &Edits,
-    path: &crate::fs::TenantPath,
-    patch: &serde_json::Value,
-) -> Result<(String, Precondition), String> {
+fn with(edits: &Edits, path: &TenantPath, patch: &serde_json::Value) -> Result<(String, Precondition), String> {
     let unreadable = "openclaw.json cannot be read";
     let Ok(Look::File { hash, .. }) = edits.look(path) else { return Err(unreadable.to_owned()) };
     let text = edits.content(path, hash).ok().flatten().and_then(|text| String::from_utf8(text).ok());
@@ -94,6 +100,14 @@ fn with(
     } else {
         Err("comments of openclaw.json would be lost: edit it by hand".to_owned())
     }
+}
+
+/// Whether the configuration says so now. The keys that control owns count for more than a patch.
+fn is_on(edits: &Edits, path: &TenantPath, plugin: &str) -> bool {
+    let Ok(Look::File { hash, .. }) = edits.look(path) else { return false };
+    let text = edits.content(path, hash).ok().flatten().and_then(|text| String::from_utf8(text).ok());
+    let config = text.and_then(|text| merge::value(&text).ok());
+    config.is_some_and(|config| config["plugins"]["entries"][plugin]["enabled"] == true)
 }
 
 fn told(verdict: &ConfigVerdict) -> String {

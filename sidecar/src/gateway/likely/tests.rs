@@ -45,6 +45,14 @@ FATAL ERROR: Reached heap limit Allocation failed - JavaScript heap out of memor
 ----- Native stack trace -----";
 
 #[test]
+fn what_a_plugin_may_not_write_does_not_excuse_the_configuration() {
+    let both = lines(&format!("[plugin] EACCES: permission denied, open '/proc/1/mem'\n{UNKNOWN_KEY}"));
+    let found = likely(Exit::Code(78), &Findings::default(), false, &both).unwrap();
+    assert_eq!((found.cause, names_the_config(&both)), (LikelyCause::NoPermission, true));
+    assert!(!names_the_config(&lines(STATE_READ_ONLY)) && !names_the_config(&lines(OWNED)));
+}
+
+#[test]
 fn the_gateways_own_words_are_understood() {
     use LikelyCause::{BadConfig, NoPermission, OutOfMemory, PortInUse, StateInUse, WrongNode};
     let cases = [

@@ -118,7 +118,10 @@ impl Owner {
         if let Some(exit) = &mut self.last_exit {
             exit.meaning.clone_from(&self.trouble);
             (exit.likely, exit.evidence) = (Some(found.cause), found.evidence);
-            if exit.cause == ExitCause::BadConfig && found.cause != LikelyCause::BadConfig {
+            if exit.cause == ExitCause::BadConfig
+                && found.cause != LikelyCause::BadConfig
+                && !likely::names_the_config(&lines)
+            {
                 // Its code is that of a configuration that it refuses, and of more.
                 exit.cause = ExitCause::Failed;
             }
