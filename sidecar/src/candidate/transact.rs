@@ -49,6 +49,10 @@ impl Owner {
         }
         let open = Open { origin: submission.origin, generation, since: Timestamp::now() };
         self.shared.change(|report| report.open = Some(open));
+        // Not before: whoever suspends it looks for what is open after he has said so.
+        if self.gateway.is_fenced() {
+            return Err(SubmitError::Suspended);
+        }
         self.set_activity(Activity::Validating);
         let (origin, author, pushed) = (submission.origin, submission.author.clone(), submission.pushed);
         let (config, patch) = (self.config.clone(), self.owned.clone());
@@ -177,7 +181,6 @@ impl Owner {
             }
         };
         self.set_activity(Activity::Idle);
-        self.shared.change(|report| report.open = None);
     }
 
     /// Carries out what the trial says until it is over.

@@ -69,10 +69,15 @@ impl GatewayHandle {
     }
 
     /// Has it finish what it does, for at most `wait`, and take nothing new until it is resumed; for half an hour at most. Goes on when the
-    /// future is dropped.
-    pub(crate) async fn suspend(&self, wait: Duration) -> Answer {
-        let suspending = tokio::spawn(suspend::suspend(Arc::clone(&self.shared), wait));
+    /// future is dropped. `on_trial`: whether a configuration is being tried out; from when it is asked on [`GatewayHandle::is_fenced`] holds.
+    pub(crate) async fn suspend(&self, wait: Duration, on_trial: impl Fn() -> bool + Send + 'static) -> Answer {
+        let suspending = tokio::spawn(suspend::suspend(Arc::clone(&self.shared), wait, on_trial));
         suspending.await.unwrap_or(Err(GatewayError::ShuttingDown))
+    }
+
+    /// Whether it takes no work, or is about to: nothing can be tried out with it then.
+    pub(crate) fn is_fenced(&self) -> bool {
+        self.shared.is_fenced()
     }
 
     /// Ends that.

@@ -15,6 +15,7 @@
 //! The only timer is that of the renewal, and there is one only while the gateway is suspended.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -40,6 +41,8 @@ pub(super) struct Suspender {
     longest: Duration,
     /// Held while something is asked, so that orders do not cross.
     lease: Mutex<Option<Lease>>,
+    /// Somebody has it finish what it does: from before the gateway is told until that is public, or given up.
+    begun: AtomicBool,
 }
 
 /// A suspension of ours.
@@ -123,7 +126,12 @@ impl Suspender {
             renewal: limits.suspend_renewal,
             longest: limits.suspend_longest,
             lease: Mutex::default(),
+            begun: AtomicBool::new(false),
         }
+    }
+
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::SeqCst)
     }
 
     async fn call(&self, method: &str, params: Value) -> Result<Value, GatewayError> {
@@ -174,10 +182,33 @@ impl Suspender {
     }
 }
 
-/// Has the gateway finish what it does, for at most `wait`, and take nothing new until it is resumed.
-pub(super) async fn suspend(shared: Arc<Shared>, wait: Duration) -> Answer {
+/// As long as it is there, [`Shared::is_fenced`] holds.
+struct Begun<'a>(&'a Shared, &'a Suspender);
+
+impl<'a> Begun<'a> {
+    fn mark(shared: &'a Shared, suspender: &'a Suspender) -> Self {
+        suspender.begun.store(true, Ordering::SeqCst);
+        Self(shared, suspender)
+    }
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        self.1.begun.store(false, Ordering::SeqCst);
+        // Whoever has put something off because of it looks again.
+        self.0.status.send_modify(|_| {});
+    }
+}
+
+/// Has the gateway finish what it does, for at most `wait`, and take nothing new until it is resumed. Not while a configuration is on trial:
+/// `on_trial` is asked when no further one can begin.
+pub(super) async fn suspend(shared: Arc<Shared>, wait: Duration, on_trial: impl Fn() -> bool + Send) -> Answer {
     let suspender = shared.suspender.as_ref().ok_or(GatewayError::Disabled)?;
     let mut lease = suspender.lease.try_lock().map_err(|_| GatewayError::Busy)?;
+    let _begun = Begun::mark(&shared, suspender);
+    if on_trial() {
+        return Err(GatewayError::Occupied("a configuration is on trial".into()));
+    }
     let pid = ready_pid(&shared).ok_or(GatewayError::NotReady)?;
     if lease.as_ref().is_some_and(|lease| lease.pid == pid) && shared.status.borrow().suspension.is_some() {
         return Ok(shared.status.borrow().clone());

@@ -12,6 +12,7 @@ use winston_wire::env::Secret;
 mod condition;
 mod rig;
 mod stand_in;
+mod suspend;
 
 const WAIT: &str = "read _ < $CTL";
 

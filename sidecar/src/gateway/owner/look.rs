@@ -110,7 +110,7 @@ impl Owner {
             let impaired = self.condition.is_impaired() || self.is_suspended();
             self.apply(if impaired { Event::Impaired } else { Event::Well }).await;
         }
-        if self.is_suspended() {
+        if self.shared.is_fenced() {
             // It takes no work, this included.
             return;
         }
