@@ -93,6 +93,8 @@ enum Progress {
     Draining { id: Option<String>, pause: Duration, why: String },
     /// It goes on as before, and may be asked again.
     Busy { pause: Duration, why: String },
+    /// It did not answer in time, and may have done what was asked.
+    Silent,
     /// It is something that we do not know.
     Strange(String),
 }
@@ -134,48 +136,70 @@ impl Suspender {
         self.begun.load(Ordering::SeqCst)
     }
 
-    async fn call(&self, method: &str, params: Value) -> Result<Value, GatewayError> {
+    /// The answer; `None` when there was none in time.
+    async fn call(&self, method: &str, params: Value) -> Result<Option<Value>, GatewayError> {
         let secret = self.secret.as_ref().ok_or(GatewayError::NoSecret)?;
-        rpc::call(self.port, secret, method, params, self.limit).await.map_err(|error| match error {
+        match rpc::call(self.port, secret, method, params, self.limit).await {
+            Ok(answer) => Ok(Some(answer)),
+            Err(RpcError::TimedOut) => Ok(None),
             // It goes on in a moment: a start or a stop, another's suspension.
-            RpcError::Refused { code, message, .. } if code == "UNAVAILABLE" => GatewayError::Occupied(message),
-            error => GatewayError::Refused(error.to_string()),
-        })
+            Err(RpcError::Refused { code, message, .. }) if code == "UNAVAILABLE" => {
+                Err(GatewayError::Occupied(message))
+            }
+            Err(error) => Err(GatewayError::Refused(error.to_string())),
+        }
+    }
+
+    async fn progress(&self, method: &str, params: Value) -> Result<Progress, GatewayError> {
+        Ok(self.call(method, params).await?.as_ref().map_or(Progress::Silent, progress))
     }
 
     async fn prepare(&self, request: &str) -> Result<Progress, GatewayError> {
         let params = json!({ "requestId": request, "terminalPolicy": "preserve", "drain": true });
-        Ok(progress(&self.call("gateway.suspend.prepare", params).await?))
+        self.progress("gateway.suspend.prepare", params).await
     }
 
-    /// Waits until it is idle. What has begun is taken back when that takes too long.
+    /// Waits until it is idle. What has begun is taken back when that takes too long, or anything goes wrong.
     async fn drain(&self, request: &str, wait: Duration) -> Result<(String, Timestamp), GatewayError> {
-        let ends = Instant::now() + wait;
         let mut suspension = None;
+        let drained = self.until_idle(request, wait, &mut suspension).await;
+        if let (Err(_), Some(id)) = (&drained, suspension) {
+            // Its lease ends by itself where this fails.
+            let _ = self.call("gateway.suspend.resume", json!({ "suspensionId": id })).await;
+        }
+        drained
+    }
+
+    /// `suspension`: its id, as soon as it is known.
+    async fn until_idle(
+        &self,
+        request: &str,
+        wait: Duration,
+        suspension: &mut Option<String>,
+    ) -> Result<(String, Timestamp), GatewayError> {
+        let ends = Instant::now() + wait;
         let mut last = self.prepare(request).await?;
         loop {
             let (pause, why) = match last {
-                Progress::Ready { id, expires } => match id.or(suspension) {
+                Progress::Ready { id, expires } => match id.or_else(|| suspension.clone()) {
                     Some(id) => return Ok((id, expires)),
                     None => return Err(GatewayError::Refused("a suspension without a name".into())),
                 },
                 Progress::Draining { id, pause, why } => {
-                    suspension = id.or(suspension);
+                    *suspension = id.or(suspension.take());
                     (pause, why)
                 }
                 Progress::Busy { pause, why } => (pause, why),
+                // Asked again under the same name, it does nothing twice.
+                Progress::Silent => (POLL, RpcError::TimedOut.to_string()),
                 Progress::Strange(what) => return Err(GatewayError::Refused(what)),
             };
             if Instant::now() + pause > ends {
-                if let Some(id) = suspension {
-                    // Its lease ends by itself where this fails.
-                    let _ = self.call("gateway.suspend.resume", json!({ "suspensionId": id })).await;
-                }
                 return Err(GatewayError::Occupied(why));
             }
             sleep(pause).await;
-            last = match &suspension {
-                Some(id) => progress(&self.call("gateway.suspend.status", json!({ "suspensionId": id })).await?),
+            last = match suspension {
+                Some(id) => self.progress("gateway.suspend.status", json!({ "suspensionId": id })).await?,
                 None => self.prepare(request).await?,
             };
         }
@@ -241,7 +265,8 @@ pub(super) async fn resume(shared: Arc<Shared>) -> Answer {
 
 async fn release(suspender: &Suspender, id: &str) -> Result<(), GatewayError> {
     match suspender.call("gateway.suspend.resume", json!({ "suspensionId": id })).await {
-        Ok(_) => Ok(()),
+        Ok(Some(_)) => Ok(()),
+        Ok(None) => Err(GatewayError::Refused(RpcError::TimedOut.to_string())),
         // Its lease has ended already, or is another's: either way ours is over.
         Err(GatewayError::Refused(why)) if why.contains("does not match") => Ok(()),
         Err(error) => Err(error),
@@ -279,6 +304,7 @@ async fn renew(shared: Arc<Shared>, mut id: String) {
                 }
                 publish(&shared, lease.pid, Some(Suspension { since: lease.since, expires_at: expires }));
             }
+            Ok(Progress::Silent) => tracing::warn!("the gateway's suspension was not renewed: no answer in time"),
             Ok(_) => tracing::warn!("the gateway's suspension is not whole any more"),
             Err(error) => tracing::warn!(%error, "the gateway's suspension was not renewed"),
         }

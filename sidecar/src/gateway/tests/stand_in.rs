@@ -27,8 +27,9 @@ struct Shared {
     looks: AtomicUsize,
     /// The answer to whoever wants to suspend it.
     suspension: Mutex<Value>,
-    /// What calls are refused, and the calls that were made.
+    /// What calls are refused or get no answer, and the calls that were made.
     refused: Mutex<Vec<&'static str>>,
+    ignored: Mutex<Vec<&'static str>>,
     calls: Mutex<Vec<(String, Value)>>,
     /// Where the script waits.
     ctl: PathBuf,
@@ -46,6 +47,7 @@ impl StandIn {
             looks: AtomicUsize::new(0),
             suspension: Mutex::default(),
             refused: Mutex::default(),
+            ignored: Mutex::default(),
             calls: Mutex::default(),
             ctl,
             drained: Mutex::new(None),
@@ -82,6 +84,11 @@ impl StandIn {
     /// Refuses these methods from now on.
     pub(super) fn refuse(&self, methods: &[&'static str]) {
         *self.shared.refused.lock().expect("no panic") = methods.to_vec();
+    }
+
+    /// Does not answer to these methods from now on.
+    pub(super) fn ignore(&self, methods: &[&'static str]) {
+        *self.shared.ignored.lock().expect("no panic") = methods.to_vec();
     }
 
     /// The parameters of every call of a method so far.
@@ -145,6 +152,9 @@ async fn rpc(stream: TcpStream, shared: &Shared) -> Option<()> {
         let params = &request["params"];
         let method = request["method"].as_str()?;
         shared.calls.lock().ok()?.push((method.to_owned(), params.clone()));
+        if shared.ignored.lock().ok()?.contains(&method) {
+            continue;
+        }
         let mut payload = json!({});
         let ok = match method {
             refused if shared.refused.lock().ok()?.contains(&refused) => false,

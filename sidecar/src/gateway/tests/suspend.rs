@@ -88,6 +88,52 @@ async fn a_gateway_with_a_configuration_on_trial_is_not_suspended() {
 }
 
 #[tokio::test]
+async fn a_question_that_is_not_answered_is_asked_again() {
+    for ignored in ["gateway.suspend.prepare", "gateway.suspend.status"] {
+        let mut rig = callable().await;
+        rig.config.limits.rpc_limit = Duration::from_millis(200);
+        rig.stand_in.suspend(draining());
+        rig.stand_in.ignore(&[ignored]);
+        let gateway = started(&rig).await;
+        until_state(&gateway, GatewayState::Ready).await;
+        let waiting = gateway.clone();
+        let suspending = tokio::spawn(async move { waiting.suspend(PATIENCE, no_trial).await });
+        eventually("it is asked again", || rig.stand_in.calls(ignored).len() >= 2).await;
+        rig.stand_in.suspend(idle("s1"));
+        rig.stand_in.ignore(&[]);
+        let suspended = suspending.await.expect("no panic").expect("suspended");
+        assert!(suspended.suspension.is_some());
+        let requests = rig.stand_in.calls("gateway.suspend.prepare");
+        assert!(requests.iter().all(|request| request["requestId"] == requests[0]["requestId"]), "{requests:?}");
+        gateway.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn what_has_begun_is_taken_back_whatever_goes_wrong() {
+    let rig = callable().await;
+    let gateway = started(&rig).await;
+    until_state(&gateway, GatewayState::Ready).await;
+    for (round, refused, answer) in [
+        (1, &[][..], json!({"status": "running"})),
+        (2, &["gateway.suspend.status"][..], draining()),
+        (3, &[][..], json!({"status": "ready", "suspensionId": "s1", "expiresAtMs": i64::MAX})),
+    ] {
+        rig.stand_in.suspend(draining());
+        rig.stand_in.refuse(&[]);
+        let (waiting, asked) = (gateway.clone(), rig.stand_in.calls("gateway.suspend.status").len());
+        let suspending = tokio::spawn(async move { waiting.suspend(PATIENCE, no_trial).await });
+        eventually("it is asked", || rig.stand_in.calls("gateway.suspend.status").len() > asked).await;
+        rig.stand_in.refuse(refused);
+        rig.stand_in.suspend(answer);
+        let error = suspending.await.expect("no panic").expect_err("refused");
+        assert!(matches!(error, GatewayError::Refused(_)), "{error:?}");
+        assert_eq!(rig.stand_in.calls("gateway.suspend.resume"), vec![json!({"suspensionId": "s1"}); round]);
+    }
+    gateway.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_suspended_gateway_is_left_alone_until_it_is_resumed() {
     let rig = callable().await;
     let gateway = rig.start();
