@@ -256,6 +256,44 @@ fn an_end_that_is_told_late_is_not_the_candidates() -> Result<()> {
     end(home)
 }
 
+/// A change that the gateway takes over while it runs costs no restart either when its sidecar dies meanwhile: what the gateway said about it is found.
+#[test]
+fn a_trial_goes_on_with_the_same_gateway() -> Result<()> {
+    const TEST: &str = "a_trial_goes_on_with_the_same_gateway";
+    let Ok(failing) = bin("winston-sidecar-failpoints") else {
+        skip(TEST, "winston-sidecar-failpoints is missing; ./check test builds it");
+        return Ok(());
+    };
+    for (reload, verdict, marker) in [("", "applied", "new"), ("refuse", "rolled_back", "old")] {
+        let household = with_token(Household::new(Mode::Subreaper)?)?;
+        // The first sidecar dies as soon as the change is in place.
+        let script = format!(
+            "#!/bin/sh\nif mkdir \"$WINSTON_DATA_DIR/../once\" 2>&-; then export WINSTON_FAILPOINTS=config-on-trial=kill; fi\nexec {} # winston-sidecar\n",
+            failing.display()
+        );
+        install_script(&script, household.sidecar())?;
+        let (home, _orders, gateway) = ready(&household)?;
+        let good = || Ok((home.client.get("/config")?["standing"] == "good").then_some(()));
+        eventually("the configuration is good", good)?;
+        let before = home.sidecar()?;
+        let new = config("new", &json!({"reload": reload}));
+        let octets = ("Content-Type", "application/octet-stream");
+        home.client.call("PUT", "/config?wait=false", &[octets], new.as_bytes())?.expect(202)?;
+        home.another_sidecar(before)?;
+        let report = eventually("the verdict", || {
+            let report = home.client.get("/config")?;
+            let last = report["last"]["verdict"].is_string() && report["activity"] == "idle";
+            Ok(last.then_some(report))
+        })?;
+        ensure!(report["last"]["verdict"] == verdict, "{report}");
+        ensure!(std::fs::read_to_string(household.data().join(CONFIG))?.contains(marker));
+        let status = home.ready()?;
+        ensure!(pid(&status)? == gateway && home.starts()?.len() == 1, "{status}");
+        end(home)?;
+    }
+    Ok(())
+}
+
 /// With what trials of configurations need.
 fn with_token(household: Household) -> Result<Household> {
     let household = household

@@ -283,3 +283,19 @@ proptest! {
         }
     }
 }
+
+/// The sidecar was ended in the middle of it: the gateway is not, where it takes the set over while it runs.
+#[test]
+fn a_trial_that_goes_on_restarts_only_what_has_to_start() {
+    let now = Duration::from_secs(5);
+    for effect in [Effect::None, Effect::Hot, Effect::Restart] {
+        let (state, actions) = resumed(&LIMITS, Some(Standing::Ready), effect, now);
+        let restarts = actions.contains(&Action::Restart);
+        assert_eq!(restarts, effect == Effect::Restart, "{effect:?}");
+        assert_eq!(matches!(state, State::Watching { until, .. } if until == now + LIMITS.probation), !restarts);
+        // Whether it had read the old set or the new one is not known.
+        assert!(resumed(&LIMITS, Some(Standing::Running), effect, now).1.contains(&Action::Restart));
+        let (state, actions) = resumed(&LIMITS, None, effect, now);
+        assert!(matches!(state, State::Starting { .. }) && !actions.contains(&Action::Restart), "{effect:?}");
+    }
+}
