@@ -31,13 +31,27 @@ pub(crate) struct GatewayHandle {
 impl GatewayHandle {
     /// The present state. What it says in words has no secrets in it.
     pub(crate) fn status(&self) -> GatewayStatus {
-        let mut status = self.shared.status.borrow().clone();
+        self.cleaned(self.shared.status.borrow().clone())
+    }
+
+    fn cleaned(&self, mut status: GatewayStatus) -> GatewayStatus {
         status.reason = self.redact(&status.reason);
         if let Some(exit) = &mut status.last_exit {
             exit.meaning = self.redact(&exit.meaning);
             exit.evidence = exit.evidence.as_deref().map(|line| self.redact(line));
         }
         status
+    }
+
+    /// An answer as it may be shown: what the gateway said has an end and no secrets.
+    fn shown(&self, answer: Answer) -> Answer {
+        let excerpt = |words: String| self.shared.logs.excerpt(&words);
+        answer.map(|status| self.cleaned(status)).map_err(|error| match error {
+            GatewayError::NotStarted(why) => GatewayError::NotStarted(self.redact(&why)),
+            GatewayError::Occupied(why) => GatewayError::Occupied(excerpt(why)),
+            GatewayError::Refused(why) => GatewayError::Refused(excerpt(why)),
+            error => error,
+        })
     }
 
     /// What it takes of the machine's memory, at most a second ago. May read `/proc`, which takes some milliseconds; `None` without a
@@ -72,7 +86,7 @@ impl GatewayHandle {
     /// future is dropped. `on_trial`: whether a configuration is being tried out; from when it is asked on [`GatewayHandle::is_fenced`] holds.
     pub(crate) async fn suspend(&self, wait: Duration, on_trial: impl Fn() -> bool + Send + 'static) -> Answer {
         let suspending = tokio::spawn(suspend::suspend(Arc::clone(&self.shared), wait, on_trial));
-        suspending.await.unwrap_or(Err(GatewayError::ShuttingDown))
+        self.shown(suspending.await.unwrap_or(Err(GatewayError::ShuttingDown)))
     }
 
     /// Whether it takes no work, or is about to: nothing can be tried out with it then.
@@ -83,7 +97,7 @@ impl GatewayHandle {
     /// Ends that.
     pub(crate) async fn resume(&self) -> Answer {
         let resuming = tokio::spawn(suspend::resume(Arc::clone(&self.shared)));
-        resuming.await.unwrap_or(Err(GatewayError::ShuttingDown))
+        self.shown(resuming.await.unwrap_or(Err(GatewayError::ShuttingDown)))
     }
 
     /// Says that `openclaw.json` appeared or changed, and not by the gateway's own hand. Ends the wait for it and the wait of a backoff or crash
@@ -166,6 +180,6 @@ impl GatewayHandle {
         let inbox = self.inbox.as_ref().ok_or(GatewayError::Disabled)?;
         let (answer, answered) = oneshot::channel();
         inbox.send(Command { request, answer }).await.map_err(|_| GatewayError::ShuttingDown)?;
-        answered.await.unwrap_or(Err(GatewayError::ShuttingDown))
+        self.shown(answered.await.unwrap_or(Err(GatewayError::ShuttingDown)))
     }
 }

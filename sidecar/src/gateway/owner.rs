@@ -208,7 +208,8 @@ impl Owner {
             Input::Drained(result) => {
                 self.drain = None;
                 if let Err(error) = result {
-                    tracing::info!(%error, "gateway cannot be asked to drain, sending SIGTERM");
+                    let error = self.shared.logs.excerpt(&error.to_string());
+                    tracing::info!(error, "gateway cannot be asked to drain, sending SIGTERM");
                     self.apply(Event::DrainRefused).await;
                 }
             }

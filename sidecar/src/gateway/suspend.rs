@@ -105,6 +105,7 @@ fn progress(answer: &Value) -> Progress {
     };
     let pause = Duration::from_millis(told.retry_after_ms).clamp(Duration::from_millis(20), POLL);
     let blockers: Vec<String> = told.blockers.into_iter().take(5).map(|blocker| blocker.message).collect();
+    // In its own words: they are cut and redacted for whoever is told.
     let why = if blockers.is_empty() { told.reason.unwrap_or_default() } else { blockers.join(", ") };
     let id = told.suspension_id;
     match told.status.as_str() {
@@ -306,7 +307,10 @@ async fn renew(shared: Arc<Shared>, mut id: String) {
             }
             Ok(Progress::Silent) => tracing::warn!("the gateway's suspension was not renewed: no answer in time"),
             Ok(_) => tracing::warn!("the gateway's suspension is not whole any more"),
-            Err(error) => tracing::warn!(%error, "the gateway's suspension was not renewed"),
+            Err(error) => {
+                let error = shared.logs.excerpt(&error.to_string());
+                tracing::warn!(error, "the gateway's suspension was not renewed");
+            }
         }
     }
 }

@@ -102,6 +102,27 @@ async fn channels_that_cannot_be_started_are_given_up_and_told() {
 }
 
 #[tokio::test]
+async fn what_the_gateway_says_has_an_end_and_no_secrets() {
+    let rig = callable().await;
+    rig.stand_in.complain(&format!("{SECRET} {} {SECRET}", "because ".repeat(100_000)));
+    rig.stand_in.say(silent());
+    let gateway = started(&rig).await;
+    let harmless = |words: &str| words.contains("[redacted] because") && !words.contains(SECRET) && words.len() < 2000;
+    let told = until(&gateway, |status| status.reason.contains("could not be started")).await;
+    assert!(harmless(&told.reason), "{}", told.reason);
+    rig.stand_in.refuse(&["channels.start"]);
+    let refused = until(&gateway, |status| status.reason.contains("refused channels.start")).await;
+    assert!(harmless(&refused.reason), "{}", refused.reason);
+    for (refused, busy) in [(true, json!({})), (false, json!({"status": "busy", "reason": SECRET.repeat(1000)}))] {
+        rig.stand_in.refuse(if refused { &["gateway.suspend.prepare"] } else { &[] });
+        rig.stand_in.suspend(busy);
+        let error = gateway.suspend(Duration::ZERO, || false).await.expect_err("refused").to_string();
+        assert!(error.contains("[redacted]") && !error.contains(SECRET) && error.len() < 2000, "{error}");
+    }
+    gateway.shutdown().await;
+}
+
+#[tokio::test]
 async fn without_the_token_channels_stay_silent_and_the_reason_says_so() {
     let mut rig = callable().await;
     rig.config.rpc_secret = None;
