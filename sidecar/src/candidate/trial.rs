@@ -264,7 +264,12 @@ fn looked(limits: &Limits, state: State, look: Look, now: Duration) -> (State, V
         (state, if restart { vec![Action::Restart, Action::Look] } else { vec![Action::Look] })
     };
     match look.ended {
-        Some((ExitCause::Asked | ExitCause::Clean, _)) => return again(false),
+        Some((ExitCause::Asked, _)) => {
+            // Somebody wanted that, and not the gateway.
+            let state = State::Starting { budget_ends: now + limits.start, restarts };
+            return (state, vec![Action::Look]);
+        }
+        Some((ExitCause::Clean, _)) => return again(false),
         Some((ExitCause::Hung, _)) if matches!(state, State::Starting { .. }) => {
             return returning(Failure::NotReady(limits.start));
         }
