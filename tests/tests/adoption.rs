@@ -522,6 +522,40 @@ fn upgrades(household: &Household, home: &Home, orders: &mut Orders, gateway: i3
     Ok(())
 }
 
+/// What a sidecar has taken out of the pipes is in the log files before the next one reads them, also when the disk is slow.
+#[test]
+fn an_upgrade_loses_no_line_on_a_slow_disk() -> Result<()> {
+    const TEST: &str = "an_upgrade_loses_no_line_on_a_slow_disk";
+    let Ok(failing) = bin("winston-sidecar-failpoints") else {
+        skip(TEST, "winston-sidecar-failpoints is missing; ./check test builds it");
+        return Ok(());
+    };
+    let household = Household::new(Mode::Subreaper)?.env("WINSTON_FAILPOINTS", "gateway-log.write=slow");
+    install(&failing, household.sidecar())?;
+    let (home, mut orders, _) = ready(&household)?;
+    let (before, over) = (home.sidecar()?, AtomicBool::new(false));
+    let last = std::thread::scope(|scope| -> Result<usize> {
+        let saying = scope.spawn(|| -> Result<usize> {
+            let mut number = 0;
+            while !over.load(Ordering::Relaxed) && number < 800 {
+                number += 1;
+                orders.give(&format!("say line {number}"))?;
+                std::thread::sleep(std::time::Duration::from_millis(4));
+            }
+            Ok(number)
+        });
+        let upgraded = (|| {
+            home.client.call("POST", "/upgrade", &[], b"")?.expect(202)?;
+            home.another_sidecar(before)
+        })();
+        over.store(true, Ordering::Relaxed);
+        upgraded?;
+        saying.join().map_err(|_| anyhow::anyhow!("a panic"))?
+    })?;
+    numbered(&home.logged(&format!("line {last}"))?.into_iter().collect(), last)?;
+    end(home)
+}
+
 #[test]
 fn alone_there_is_nobody_to_take_over() -> Result<()> {
     let sidecar = Setup::new()?.start()?;

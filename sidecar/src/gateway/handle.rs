@@ -13,7 +13,7 @@ use super::{
     descendants, news, suspend,
 };
 
-/// Longest wait at the end for the last lines to be written to the log file.
+/// Longest wait at the end for the last lines to be written to the log files.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Longest wait for the owner task to let go of the process: it may be sweeping up.
@@ -160,20 +160,33 @@ impl GatewayHandle {
             Ok(Err(error)) => tracing::warn!(%error, "gateway not shut down"),
             Err(_) => tracing::warn!("gateway not shut down in time"),
         }
+        self.drain_logs().await;
+    }
+
+    /// Without it the last lines may be missing in the files, and the next sidecar gives their numbers out again.
+    async fn drain_logs(&self) {
         let logs = self.shared.logs.clone();
-        // Without it the last lines may be missing in the file, no more.
         let _ = tokio::task::spawn_blocking(move || logs.drain(LAST_LINES)).await;
     }
 
     /// Leaves the gateway running for the next sidecar and ends the owner task. Only below entrypoint: alone it would be
     /// nobody's.
     pub(crate) async fn release(&self) {
-        match tokio::time::timeout(RELEASE, self.ask(Request::Release)).await {
+        let released = async {
+            let answer = self.ask(Request::Release).await;
+            // Its end is the end of those who read the output, too: what is in the pipes then is the next sidecar's.
+            if let (Ok(_), Some(inbox)) = (&answer, &self.inbox) {
+                inbox.closed().await;
+            }
+            answer
+        };
+        match tokio::time::timeout(RELEASE, released).await {
             Ok(Ok(_) | Err(GatewayError::Disabled | GatewayError::ShuttingDown)) => {}
             Ok(Err(error)) => tracing::warn!(%error, "gateway not released"),
             // What was noted last has to do.
             Err(_) => tracing::warn!("gateway not released in time"),
         }
+        self.drain_logs().await;
     }
 
     async fn ask(&self, request: Request) -> Answer {
