@@ -142,7 +142,7 @@ impl Watch<'_> {
         match act {
             Act::Nothing => {}
             Act::Forward(signal) => send(sidecar.pid, signal),
-            Act::Refuse => refuse(),
+            Act::Refuse(why) => log::warn(why, &[]),
             Act::Kill => {
                 log::warn("the sidecar did not stop in time, or was told to hurry: killed", &[]);
                 send(sidecar.pid, Signal::SIGKILL);
@@ -157,8 +157,8 @@ impl Watch<'_> {
 
     /// A signal between two sidecars: a stop is ours to carry out then, everything else has nobody to reach.
     fn without_sidecar(&self, act: Act) -> Option<End> {
-        if act == Act::Refuse {
-            refuse();
+        if let Act::Refuse(why) = act {
+            log::warn(why, &[]);
         }
         if self.phase == Phase::Running {
             return None;
@@ -301,10 +301,6 @@ fn end_helpers(sidecar: Pid) {
 fn how(status: WaitStatus) -> Option<Ended> {
     let code = status.exit_status().map(|code| Ended::Code(u8::try_from(code).unwrap_or(u8::MAX)));
     code.or_else(|| status.terminating_signal().map(Ended::Signal))
-}
-
-fn refuse() {
-    log::warn("SIGUSR1 is not passed on: it would open a debugger", &[]);
 }
 
 /// The pid cannot be another process's by now: the sidecar keeps it until [`Watch::reap`] has collected it.
