@@ -422,6 +422,30 @@ fn a_sidecar_that_does_not_run_is_said_and_the_gateway_goes_on() -> Result<()> {
     })
 }
 
+/// While no sidecar can be started nobody reads what the gateway writes: the oldest of it gives way, and the gateway goes on.
+#[test]
+fn a_gateway_without_a_sidecar_does_not_wait_for_a_reader() -> Result<()> {
+    in_both_modes("a_gateway_without_a_sidecar_does_not_wait_for_a_reader", |mode| {
+        let household = Household::new(mode)?;
+        let (home, mut orders, gateway) = ready(&household)?;
+        std::fs::remove_file(household.sidecar())?;
+        let killed = home.kill_sidecar()?;
+        home.entrypoint.expect_log("not found")?;
+        // Far more than the pipe holds.
+        orders.ask("flood 4000000 200")?;
+        home.entrypoint.expect_log("the oldest of it is thrown away")?;
+        orders.give("say the end of it")?;
+        install(&bin("winston-sidecar")?, household.sidecar())?;
+        home.another_sidecar(killed)?;
+        ensure!(pid(&home.ready()?)? == gateway);
+        let lines = home.logged("the end of it")?;
+        // By whole lines, and the newest are there.
+        let flood: Vec<_> = lines.iter().filter(|(_, line)| line != "the end of it").collect();
+        ensure!(flood.len() > 900 && flood.iter().all(|(_, line)| line.len() == 199), "{flood:?}");
+        end(home)
+    })
+}
+
 #[test]
 fn a_stop_without_a_sidecar_stops_the_gateway_in_order() -> Result<()> {
     in_both_modes("a_stop_without_a_sidecar_stops_the_gateway_in_order", |mode| {
