@@ -468,6 +468,19 @@ fn a_stop_without_a_sidecar_stops_the_gateway_in_order() -> Result<()> {
     })
 }
 
+/// The sidecar ends the gateway itself within a short grace, and is not killed in the middle of that.
+#[test]
+fn a_stop_fits_into_a_short_grace() -> Result<()> {
+    let household = Household::new(Mode::Subreaper)?.env("WINSTON_STOP_GRACE_SECONDS", "6");
+    let (mut home, _orders, _) = ready(&household)?;
+    std::fs::write(household.home().join("stubborn"), "")?;
+    home.entrypoint.signal(Signal::SIGTERM)?;
+    let code = home.entrypoint.wait()?;
+    ensure!(code == 0 && home.was_terminated(), "{code}: {}", home.entrypoint.stderr());
+    ensure!(home.gateways()?.is_empty());
+    Ok(())
+}
+
 #[test]
 fn a_sidecar_that_dies_during_a_stop_leaves_it_to_entrypoint() -> Result<()> {
     let household = Household::new(Mode::Subreaper)?;
