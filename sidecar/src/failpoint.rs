@@ -2,8 +2,8 @@
 //!
 //! Only in builds with the feature `failpoints`, which nothing that is shipped has; elsewhere every call here is empty. The environment
 //! variable `WINSTON_FAILPOINTS` says what happens where: entries `<name>=<what>[@<n>[x<count>]]`, separated by commas, with `<what>` one of `kill`
-//! (SIGKILL to this process), `eio`, `enospc` or `erofs` (the call fails so) or `slow` (it takes 300 ms), from the `n`th time on that the place is reached (`kill`: at it; 1 when left out),
-//! `count` times (for ever when left out).
+//! (SIGKILL to this process), `eio`, `enospc` or `erofs` (the call fails so) or `slow` (it takes 300 ms), from the `n`th time on that the place
+//! is reached (`kill`: at it; 1 when left out), `count` times (for ever when left out).
 
 /// A place that a kill may hit.
 #[inline]

@@ -256,7 +256,8 @@ fn an_end_that_is_told_late_is_not_the_candidates() -> Result<()> {
     end(home)
 }
 
-/// A change that the gateway takes over while it runs costs no restart either when its sidecar dies meanwhile: what the gateway said about it is found.
+/// A change that the gateway takes over while it runs costs no restart either when its sidecar dies meanwhile: what the gateway said about it is
+/// found.
 #[test]
 fn a_trial_goes_on_with_the_same_gateway() -> Result<()> {
     const TEST: &str = "a_trial_goes_on_with_the_same_gateway";

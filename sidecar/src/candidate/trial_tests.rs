@@ -265,8 +265,8 @@ fn any_look() -> impl Strategy<Value = Look> {
 }
 
 proptest! {
-    /// Whatever the gateway does, a trial ends, in time, unless somebody restarts the gateway again and again; the set is kept or returned, never both; and it is called proved only while the
-    /// gateway serves.
+    /// Whatever the gateway does, a trial ends, in time, unless somebody restarts the gateway again and again; the set is kept or returned, never
+    /// both; and it is called proved only while the gateway serves.
     #[test]
     fn every_trial_ends(
         effect in prop::sample::select(vec![Effect::None, Effect::Hot, Effect::Restart]),
