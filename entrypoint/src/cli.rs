@@ -63,7 +63,7 @@ Examples:
 Signals:
   TERM, INT   forwarded; the second one, or the end of the grace time, kills the sidecar
   HUP         forwarded: the sidecar makes room for what lies at its path now
-  QUIT, USR2  forwarded
+  QUIT, USR2  refused: they would end the sidecar; POST /gateway/restart restarts the gateway
   USR1        refused: it would open a debugger in the gateway
 
 Exit code: the sidecar's, or 128 + the signal that ended it. Without a stop that was asked for, only a first start

@@ -2,20 +2,25 @@
 //! the listening sockets of the API and of the front door.
 //!
 //! Both ends of the output pipes stay open here, so a gateway without a sidecar finds neither a reader that went away
-//! (it would exit) nor an end of the stream. Nothing is read here: what is written meanwhile waits in the pipe for the next
-//! sidecar. See `winston_wire::HandoverFds` for who gets what.
+//! (it would exit) nor an end of the stream. What is written meanwhile waits in the pipe for the next sidecar; only when the pipe
+//! is about to be full, and there is no sidecar, the oldest of it gives way (`relief`). See `winston_wire::HandoverFds` for who gets what.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
-use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{MemfdFlags, OFlags, fcntl_getfl, fcntl_setfl, memfd_create};
+use rustix::io::ioctl_fionread;
+use rustix::pipe::{PipeFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with};
 use winston_wire::{HandoverFds, Reaped};
 
 /// Output of a gateway that can wait for the next sidecar: the most that an ordinary user may ask for.
 const OUTPUT_BYTES: usize = 1 << 20;
+
+/// Longest rest of a line that is read away behind what has to go.
+const LONGEST_REST: usize = 64 * 1024;
 
 /// Connections that can wait for the next sidecar.
 const BACKLOG: i32 = 1024;
@@ -36,6 +41,33 @@ impl Pipe {
         let pipe = Self::new(PipeFlags::empty())?;
         let _ = fcntl_setpipe_size(&pipe.write, OUTPUT_BYTES);
         Ok(pipe)
+    }
+
+    /// Reads the oldest half away when little or no room is left, and the rest of the line that is cut by that: the sidecar could not see what is
+    /// secret in half a line. How many bytes. Only while nobody else reads.
+    fn relieve(&self) -> rustix::io::Result<usize> {
+        let there = usize::try_from(ioctl_fionread(&self.read)?).unwrap_or(usize::MAX);
+        let room = fcntl_getpipe_size(&self.write)?;
+        // Short writes can fill its pages when it has far fewer bytes.
+        let full = poll(&mut [PollFd::new(&self.write, PollFlags::OUT)], Some(&Timespec::default()))? == 0;
+        if there == 0 || (there <= room / 4 * 3 && !full) {
+            return Ok(0);
+        }
+        // As the sidecars have it. What is there now is read without waiting anyway.
+        fcntl_setfl(&self.read, fcntl_getfl(&self.read)? | OFlags::NONBLOCK)?;
+        let mut bytes = [0; 16 * 1024];
+        let (mut lost, mut last) = (0, b'\n');
+        while lost < there.div_ceil(2) {
+            let most = (there.div_ceil(2) - lost).min(bytes.len());
+            let Ok(read @ 1..) = rustix::io::read(&self.read, &mut bytes[..most]) else { return Ok(lost) };
+            (lost, last) = (lost + read, bytes[read - 1]);
+        }
+        let end = lost + LONGEST_REST;
+        while last != b'\n' && lost < end {
+            let Ok(1..) = rustix::io::read(&self.read, &mut bytes[..1]) else { break };
+            (lost, last) = (lost + 1, bytes[0]);
+        }
+        Ok(lost)
     }
 
     fn numbers(&self) -> [RawFd; 2] {
@@ -103,6 +135,11 @@ impl Handover {
         let _ = rustix::io::write(&self.reaped.write, &reaped.to_bytes());
     }
 
+    /// Makes room in the pipes of the gateway's output; how many bytes were lost. Only while there is no sidecar.
+    pub(crate) fn relieve(&self) -> u64 {
+        [&self.stdout, &self.stderr].into_iter().map(|pipe| pipe.relieve().unwrap_or(0) as u64).sum()
+    }
+
     /// Whether a sidecar has served its API since the last question.
     pub(crate) fn came_up(&self) -> bool {
         let mut bytes = [0; 64];
@@ -157,6 +194,40 @@ mod tests {
         let mut bytes = [0; Reaped::BYTES];
         assert_eq!(rustix::io::read(&handover.reaped.read, &mut bytes), Ok(Reaped::BYTES));
         assert_eq!(Reaped::from_bytes(bytes).pid, 1, "the oldest are kept");
+    }
+
+    #[test]
+    fn output_that_nobody_reads_gives_way_by_lines() {
+        let handover = Handover::open(None, None).unwrap();
+        let (pipe, there) = (&handover.stdout, |pipe: &Pipe| ioctl_fionread(&pipe.read).unwrap());
+        let room = fcntl_getpipe_size(&pipe.write).unwrap() as u64;
+        let flags = fcntl_getfl(&pipe.write).unwrap();
+        fcntl_setfl(&pipe.write, flags | OFlags::NONBLOCK).unwrap();
+        // Of these, each takes a page.
+        for line in [vec![b'x'; 999], vec![b'y'; 2200]] {
+            let line = [line, vec![b'\n']].concat();
+            while there(pipe) < room / 2 && rustix::io::write(&pipe.write, &line).is_ok() {}
+            assert_eq!(handover.relieve(), 0, "there is room");
+            while rustix::io::write(&pipe.write, &line) == Ok(line.len()) {}
+            let before = there(pipe);
+            let lost = handover.relieve();
+            assert!(lost >= before / 2 && lost < before / 2 + 2 * 2200, "{lost} of {before}");
+            assert_eq!(there(pipe), before - lost);
+            let mut all = vec![0; 1 << 20];
+            let read = rustix::io::read(&pipe.read, &mut all).unwrap();
+            assert!(all[..read].starts_with(&line), "it begins with a line");
+        }
+        assert_eq!(handover.relieve(), 0);
+    }
+
+    #[test]
+    fn a_line_without_an_end_gives_way_too() {
+        let handover = Handover::open(None, None).unwrap();
+        let pipe = &handover.stderr;
+        fcntl_setfl(&pipe.write, fcntl_getfl(&pipe.write).unwrap() | OFlags::NONBLOCK).unwrap();
+        while let Ok(1..) = rustix::io::write(&pipe.write, &[b'x'; 4096]) {}
+        let before = ioctl_fionread(&pipe.read).unwrap();
+        assert_eq!(handover.relieve(), before / 2 + (LONGEST_REST as u64).min(before / 2));
     }
 
     #[test]

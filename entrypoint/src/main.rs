@@ -25,6 +25,7 @@ mod locks;
 mod log;
 mod owner;
 mod prepare;
+mod relief;
 mod restart;
 mod run;
 mod seed;

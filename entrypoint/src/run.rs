@@ -14,6 +14,7 @@ use crate::handover::Handover;
 use crate::keeper::Keeper;
 use crate::leftovers::{self, Manner};
 use crate::log;
+use crate::relief::Relief;
 use crate::restart::{Ended, Restarts, Verdict};
 use crate::settings::Settings;
 use crate::signals::Signals;
@@ -52,6 +53,7 @@ pub(crate) fn run(settings: &Settings, signals: &Signals, temporary: Option<&Pat
         vigil: Vigil::new(Duration::ZERO, Instant::now()),
         start_at: None,
         restarts: Restarts::default(),
+        relief: Relief::new(Instant::now()),
     };
     let started = watch.start().map_err(|error| launch::not_started(&watch.program, &error));
     let end = match started {
@@ -100,13 +102,15 @@ struct Watch<'a> {
     /// When to start the next one, while there is none.
     start_at: Option<Instant>,
     restarts: Restarts,
+    relief: Relief,
 }
 
 impl Watch<'_> {
     /// Forwards, reaps and starts again until the tenant is to end.
     fn until_end(&mut self) -> nix::Result<End> {
         loop {
-            let deadline = [self.phase.deadline(), self.start_at, self.vigil_due()].into_iter().flatten().min();
+            let deadlines = [self.phase.deadline(), self.start_at, self.vigil_due(), self.relief_due()];
+            let deadline = deadlines.into_iter().flatten().min();
             let signal = self.signals.next(deadline)?;
             let now = Instant::now();
             let act = match signal {
@@ -121,6 +125,10 @@ impl Watch<'_> {
                 Some(signal) => self.phase.on_signal(signal, now, self.settings.grace),
                 None if self.start_at.is_some_and(|at| at <= now) => {
                     self.start_again();
+                    Act::Nothing
+                }
+                None if self.relief_due().is_some_and(|at| at <= now) => {
+                    self.relief.look(now, &self.handover);
                     Act::Nothing
                 }
                 None if self.vigil_due().is_some_and(|at| at <= now) => {
@@ -142,7 +150,7 @@ impl Watch<'_> {
         match act {
             Act::Nothing => {}
             Act::Forward(signal) => send(sidecar.pid, signal),
-            Act::Refuse => refuse(),
+            Act::Refuse(why) => log::warn(why, &[]),
             Act::Kill => {
                 log::warn("the sidecar did not stop in time, or was told to hurry: killed", &[]);
                 send(sidecar.pid, Signal::SIGKILL);
@@ -157,8 +165,8 @@ impl Watch<'_> {
 
     /// A signal between two sidecars: a stop is ours to carry out then, everything else has nobody to reach.
     fn without_sidecar(&self, act: Act) -> Option<End> {
-        if act == Act::Refuse {
-            refuse();
+        if let Act::Refuse(why) = act {
+            log::warn(why, &[]);
         }
         if self.phase == Phase::Running {
             return None;
@@ -211,7 +219,9 @@ impl Watch<'_> {
                     ),
                     _ => log::warn("the sidecar is started again; a gateway goes on meanwhile", &fields),
                 }
-                self.start_at = Some(Instant::now() + after);
+                let now = Instant::now();
+                self.start_at = Some(now + after);
+                self.relief.begin(now);
                 if after.is_zero() {
                     self.start_again();
                 }
@@ -233,12 +243,18 @@ impl Watch<'_> {
 
     fn start(&mut self) -> std::io::Result<()> {
         let started = Instant::now();
+        self.relief.tell(started);
         let pid = launch::launch(&self.program, self.settings, self.temporary, &self.handover)?;
         self.keeper.iter().for_each(|keeper| keeper.tell(Some(pid)));
         self.sidecar = Some(Sidecar { pid, started });
         self.served = false;
         self.vigil = Vigil::new(self.settings.hang, started);
         Ok(())
+    }
+
+    /// When to look whether the gateway's output has room.
+    fn relief_due(&self) -> Option<Instant> {
+        self.sidecar.is_none().then(|| self.relief.due())
     }
 
     /// When to look whether the sidecar hangs. One that was asked to stop has a limit anyway.
@@ -301,10 +317,6 @@ fn end_helpers(sidecar: Pid) {
 fn how(status: WaitStatus) -> Option<Ended> {
     let code = status.exit_status().map(|code| Ended::Code(u8::try_from(code).unwrap_or(u8::MAX)));
     code.or_else(|| status.terminating_signal().map(Ended::Signal))
-}
-
-fn refuse() {
-    log::warn("SIGUSR1 is not passed on: it would open a debugger", &[]);
 }
 
 /// The pid cannot be another process's by now: the sidecar keeps it until [`Watch::reap`] has collected it.

@@ -121,6 +121,7 @@ impl Settings {
             ("WINSTON_DATA_DIR", self.data_dir.clone().into()),
             ("OPENCLAW_STATE_DIR", self.data_dir.join(&self.state_dir).into()),
             ("OPENCLAW_WORKSPACE_DIR", self.data_dir.join(&self.workspace_dir).into()),
+            ("WINSTON_STOP_GRACE_SECONDS", self.grace.as_secs().to_string().into()),
         ];
         if let Some(owner) = self.owner {
             exports.push(("WINSTON_GATEWAY_UID", owner.uid.to_string().into()));
@@ -168,6 +169,7 @@ mod tests {
         assert_eq!(settings.state_dir, Path::new(".openclaw"));
         assert_eq!(settings.workspace_dir, Path::new("workspace"));
         assert_eq!(settings.grace, Duration::from_secs(25));
+        assert!(settings.exports().contains(&("WINSTON_STOP_GRACE_SECONDS", "25".into())), "the sidecar plans with it");
         assert_eq!(settings.owner, None);
         assert!(settings.seeds.is_empty());
     }

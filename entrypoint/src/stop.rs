@@ -3,7 +3,7 @@
 //! ```text
 //!            TERM, INT                 grace over, or TERM, INT again
 //! Running ───────────────► Stopping ──────────────────────────────────► Killed ──5 s──► gives up
-//!    └── QUIT, HUP, USR2: forwarded, in every state before Killed; USR1: refused ──┘
+//!    └── HUP: forwarded, in every state before Killed; USR1, USR2, QUIT: refused ──┘
 //! ```
 
 use std::time::{Duration, Instant};
@@ -31,8 +31,8 @@ pub(crate) enum Act {
     Nothing,
     /// Pass the signal on.
     Forward(Signal),
-    /// Say that the signal is not passed on.
-    Refuse,
+    /// Say that the signal is not passed on, and why.
+    Refuse(&'static str),
     /// Kill it.
     Kill,
     /// Stop waiting for it.
@@ -44,7 +44,10 @@ impl Phase {
     pub(crate) fn on_signal(&mut self, signal: Signal, now: Instant, grace: Duration) -> Act {
         match (signal, *self) {
             // The gateway would open its inspector: a shell for whoever reaches the port.
-            (Signal::SIGUSR1, _) => Act::Refuse,
+            (Signal::SIGUSR1, _) => Act::Refuse("SIGUSR1 is not passed on: it would open a debugger"),
+            // The sidecar would end, and every connection through the front door with it.
+            (Signal::SIGUSR2, _) => Act::Refuse("SIGUSR2 is not passed on; POST /gateway/restart restarts the gateway"),
+            (Signal::SIGQUIT, _) => Act::Refuse("SIGQUIT is not passed on; POST /gateway/restart restarts the gateway"),
             (_, Self::Killed(_)) => Act::Nothing,
             (Signal::SIGTERM | Signal::SIGINT, Self::Running) => {
                 *self = Self::Stopping(now + grace);
@@ -111,24 +114,25 @@ mod tests {
     }
 
     #[test]
-    fn other_signals_pass_and_do_not_stop() {
-        let now = Instant::now();
-        for signal in [Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR2] {
-            let mut phase = Phase::Running;
-            assert_eq!(phase.on_signal(signal, now, GRACE), Act::Forward(signal));
-            assert_eq!(phase, Phase::Running);
-            phase.on_signal(Signal::SIGTERM, now, GRACE);
-            assert_eq!(phase.on_signal(signal, now, GRACE), Act::Forward(signal));
-        }
+    fn a_hangup_passes_and_does_not_stop() {
+        let (now, signal) = (Instant::now(), Signal::SIGHUP);
+        let mut phase = Phase::Running;
+        assert_eq!(phase.on_signal(signal, now, GRACE), Act::Forward(signal));
+        assert_eq!(phase, Phase::Running);
+        phase.on_signal(Signal::SIGTERM, now, GRACE);
+        assert_eq!(phase.on_signal(signal, now, GRACE), Act::Forward(signal));
     }
 
     #[test]
-    fn the_inspector_signal_never_passes() {
+    fn signals_that_would_do_harm_never_pass() {
         let now = Instant::now();
-        for mut phase in [Phase::Running, Phase::Stopping(now), Phase::Killed(now)] {
-            let before = phase;
-            assert_eq!(phase.on_signal(Signal::SIGUSR1, now, GRACE), Act::Refuse);
-            assert_eq!(phase, before);
+        for signal in [Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGQUIT] {
+            for mut phase in [Phase::Running, Phase::Stopping(now), Phase::Killed(now)] {
+                let before = phase;
+                let act = phase.on_signal(signal, now, GRACE);
+                assert!(matches!(act, Act::Refuse(why) if why.starts_with(signal.as_str())), "{act:?}");
+                assert_eq!(phase, before);
+            }
         }
     }
 }

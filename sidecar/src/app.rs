@@ -293,7 +293,7 @@ async fn start_gateway(
         environment: gateway.environment.clone(),
         rpc_secret: gateway.token.clone(),
         memory_limit: gateway.memory_limit,
-        limits: Limits::default(),
+        limits: Limits::default().within(settings.stop_grace),
         // The gateway does not know our token; a shell that runs as the same user may.
         logs: LogSettings { ring_bytes: logs.ring_bytes, file, secrets: vec![settings.token.clone()] },
     };

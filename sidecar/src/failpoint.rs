@@ -2,8 +2,8 @@
 //!
 //! Only in builds with the feature `failpoints`, which nothing that is shipped has; elsewhere every call here is empty. The environment
 //! variable `WINSTON_FAILPOINTS` says what happens where: entries `<name>=<what>[@<n>[x<count>]]`, separated by commas, with `<what>` one of `kill`
-//! (SIGKILL to this process), `eio`, `enospc` or `erofs` (the call fails so), from the `n`th time on that the place is reached (`kill`: at it; 1 when left out),
-//! `count` times (for ever when left out).
+//! (SIGKILL to this process), `eio`, `enospc` or `erofs` (the call fails so) or `slow` (it takes 300 ms), from the `n`th time on that the place
+//! is reached (`kill`: at it; 1 when left out), `count` times (for ever when left out).
 
 /// A place that a kill may hit.
 #[inline]
@@ -35,9 +35,12 @@ mod enabled {
     use rustix::io::Errno;
     use rustix::process::{Signal, getpid, kill_process};
 
+    const SLOW: std::time::Duration = std::time::Duration::from_millis(300);
+
     enum What {
         Kill,
         Error(Errno),
+        Slow,
     }
 
     struct Point {
@@ -59,6 +62,7 @@ mod enabled {
         let (what, at) = rest.split_once('@').unwrap_or((rest, "1"));
         let what = match what {
             "kill" => What::Kill,
+            "slow" => What::Slow,
             "eio" => What::Error(Errno::IO),
             "enospc" => What::Error(Errno::NOSPC),
             "erofs" => What::Error(Errno::ROFS),
@@ -81,10 +85,15 @@ mod enabled {
     pub(super) fn fails(name: &str) -> io::Result<()> {
         here(name);
         for point in POINTS.iter().filter(|point| point.name == name) {
-            if let What::Error(errno) = point.what
-                && (point.at..=point.until).contains(&(point.reached.fetch_add(1, Ordering::Relaxed) + 1))
+            if matches!(point.what, What::Kill)
+                || !(point.at..=point.until).contains(&(point.reached.fetch_add(1, Ordering::Relaxed) + 1))
             {
-                return Err(errno.into());
+                continue;
+            }
+            match point.what {
+                What::Error(errno) => return Err(errno.into()),
+                What::Slow => std::thread::sleep(SLOW),
+                What::Kill => {}
             }
         }
         Ok(())

@@ -27,6 +27,9 @@ const MAX_RESCAN_SECONDS: u64 = 24 * 60 * 60;
 /// Longest step of a trial of a configuration.
 const MAX_TRIAL_SECONDS: u64 = 60 * 60;
 
+/// Longest grace at the end.
+const MAX_STOP_SECONDS: u64 = 60 * 60;
+
 /// Shortest token that is accepted; ours have 64 characters.
 const MIN_TOKEN_CHARS: usize = 32;
 
@@ -70,6 +73,8 @@ pub(crate) struct Settings {
     pub(crate) max_archive_bytes: u64,
     pub(crate) journal: journal::Limits,
     pub(crate) watch: WatchSettings,
+    /// From SIGTERM until entrypoint kills us.
+    pub(crate) stop_grace: Duration,
     /// Of trials of a configuration.
     pub(crate) trials: Times,
     pub(crate) log: Targets,
@@ -122,6 +127,7 @@ impl Settings {
         }
         let watch = watch(&mut reader);
         let handover = reader.parsed(HANDOVER_FDS, "what winston-entrypoint sets; unset it");
+        let stop_grace = stop_grace(&mut reader);
         let trials = trials(&mut reader);
         let log = reader.parsed("WINSTON_LOG", "a level or target=level pairs");
         let mistakes = reader.finish();
@@ -144,6 +150,7 @@ impl Settings {
             journal: journal::Limits { segment_bytes, max_bytes },
             watch,
             handover,
+            stop_grace,
             trials,
             log: log.unwrap_or_else(|| Targets::new().with_default(tracing::Level::INFO)),
         })
@@ -184,6 +191,11 @@ fn trials(reader: &mut Reader<'_>) -> Times {
         start: seconds("WINSTON_PROBATION_START_SECONDS", 120, 1),
         probation: seconds("WINSTON_PROBATION_SECONDS", 10, 0),
     }
+}
+
+fn stop_grace(reader: &mut Reader<'_>) -> Duration {
+    let seconds: u64 = reader.parsed("WINSTON_STOP_GRACE_SECONDS", "a number of seconds").unwrap_or(25);
+    Duration::from_secs(seconds.min(MAX_STOP_SECONDS))
 }
 
 fn watch(reader: &mut Reader<'_>) -> WatchSettings {

@@ -189,6 +189,11 @@ pub(crate) const VARIABLES: &[Variable] = &[
         meaning: "Seconds between listings of what inotify does not cover.",
     },
     Variable {
+        name: "WINSTON_STOP_GRACE_SECONDS",
+        default: "25",
+        meaning: "Seconds from SIGTERM until `winston-entrypoint`, which sets it, kills the sidecar. The gateway's last stop is planned within it.",
+    },
+    Variable {
         name: HANDOVER_FDS,
         default: "",
         meaning: "Descriptors that `winston-entrypoint` hands on, by which a gateway outlives the sidecar. Not for anybody else to set.",

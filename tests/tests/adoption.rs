@@ -256,6 +256,45 @@ fn an_end_that_is_told_late_is_not_the_candidates() -> Result<()> {
     end(home)
 }
 
+/// A change that the gateway takes over while it runs costs no restart either when its sidecar dies meanwhile: what the gateway said about it is
+/// found.
+#[test]
+fn a_trial_goes_on_with_the_same_gateway() -> Result<()> {
+    const TEST: &str = "a_trial_goes_on_with_the_same_gateway";
+    let Ok(failing) = bin("winston-sidecar-failpoints") else {
+        skip(TEST, "winston-sidecar-failpoints is missing; ./check test builds it");
+        return Ok(());
+    };
+    for (reload, verdict, marker) in [("", "applied", "new"), ("refuse", "rolled_back", "old")] {
+        let household = with_token(Household::new(Mode::Subreaper)?)?;
+        // The first sidecar dies as soon as the change is in place.
+        let script = format!(
+            "#!/bin/sh\nif mkdir \"$WINSTON_DATA_DIR/../once\" 2>&-; then export WINSTON_FAILPOINTS=config-on-trial=kill; fi\nexec {} # winston-sidecar\n",
+            failing.display()
+        );
+        install_script(&script, household.sidecar())?;
+        let (home, _orders, gateway) = ready(&household)?;
+        let good = || Ok((home.client.get("/config")?["standing"] == "good").then_some(()));
+        eventually("the configuration is good", good)?;
+        let before = home.sidecar()?;
+        let new = config("new", &json!({"reload": reload}));
+        let octets = ("Content-Type", "application/octet-stream");
+        home.client.call("PUT", "/config?wait=false", &[octets], new.as_bytes())?.expect(202)?;
+        home.another_sidecar(before)?;
+        let report = eventually("the verdict", || {
+            let report = home.client.get("/config")?;
+            let last = report["last"]["verdict"].is_string() && report["activity"] == "idle";
+            Ok(last.then_some(report))
+        })?;
+        ensure!(report["last"]["verdict"] == verdict, "{report}");
+        ensure!(std::fs::read_to_string(household.data().join(CONFIG))?.contains(marker));
+        let status = home.ready()?;
+        ensure!(pid(&status)? == gateway && home.starts()?.len() == 1, "{status}");
+        end(home)?;
+    }
+    Ok(())
+}
+
 /// With what trials of configurations need.
 fn with_token(household: Household) -> Result<Household> {
     let household = household
@@ -384,6 +423,30 @@ fn a_sidecar_that_does_not_run_is_said_and_the_gateway_goes_on() -> Result<()> {
     })
 }
 
+/// While no sidecar can be started nobody reads what the gateway writes: the oldest of it gives way, and the gateway goes on.
+#[test]
+fn a_gateway_without_a_sidecar_does_not_wait_for_a_reader() -> Result<()> {
+    in_both_modes("a_gateway_without_a_sidecar_does_not_wait_for_a_reader", |mode| {
+        let household = Household::new(mode)?;
+        let (home, mut orders, gateway) = ready(&household)?;
+        std::fs::remove_file(household.sidecar())?;
+        let killed = home.kill_sidecar()?;
+        home.entrypoint.expect_log("not found")?;
+        // Far more than the pipe holds.
+        orders.ask("flood 4000000 200")?;
+        home.entrypoint.expect_log("the oldest of it is thrown away")?;
+        orders.give("say the end of it")?;
+        install(&bin("winston-sidecar")?, household.sidecar())?;
+        home.another_sidecar(killed)?;
+        ensure!(pid(&home.ready()?)? == gateway);
+        let lines = home.logged("the end of it")?;
+        // By whole lines, and the newest are there.
+        let flood: Vec<_> = lines.iter().filter(|(_, line)| line != "the end of it").collect();
+        ensure!(flood.len() > 900 && flood.iter().all(|(_, line)| line.len() == 199), "{flood:?}");
+        end(home)
+    })
+}
+
 #[test]
 fn a_stop_without_a_sidecar_stops_the_gateway_in_order() -> Result<()> {
     in_both_modes("a_stop_without_a_sidecar_stops_the_gateway_in_order", |mode| {
@@ -404,6 +467,19 @@ fn a_stop_without_a_sidecar_stops_the_gateway_in_order() -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// The sidecar ends the gateway itself within a short grace, and is not killed in the middle of that.
+#[test]
+fn a_stop_fits_into_a_short_grace() -> Result<()> {
+    let household = Household::new(Mode::Subreaper)?.env("WINSTON_STOP_GRACE_SECONDS", "6");
+    let (mut home, _orders, _) = ready(&household)?;
+    std::fs::write(household.home().join("stubborn"), "")?;
+    home.entrypoint.signal(Signal::SIGTERM)?;
+    let code = home.entrypoint.wait()?;
+    ensure!(code == 0 && home.was_terminated(), "{code}: {}", home.entrypoint.stderr());
+    ensure!(home.gateways()?.is_empty());
+    Ok(())
 }
 
 #[test]
@@ -482,6 +558,40 @@ fn upgrades(household: &Household, home: &Home, orders: &mut Orders, gateway: i3
     home.client.call("GET", "/upgrade", &[], b"")?.expect(405)?;
     ensure!(home.sidecar()? == before);
     Ok(())
+}
+
+/// What a sidecar has taken out of the pipes is in the log files before the next one reads them, also when the disk is slow.
+#[test]
+fn an_upgrade_loses_no_line_on_a_slow_disk() -> Result<()> {
+    const TEST: &str = "an_upgrade_loses_no_line_on_a_slow_disk";
+    let Ok(failing) = bin("winston-sidecar-failpoints") else {
+        skip(TEST, "winston-sidecar-failpoints is missing; ./check test builds it");
+        return Ok(());
+    };
+    let household = Household::new(Mode::Subreaper)?.env("WINSTON_FAILPOINTS", "gateway-log.write=slow");
+    install(&failing, household.sidecar())?;
+    let (home, mut orders, _) = ready(&household)?;
+    let (before, over) = (home.sidecar()?, AtomicBool::new(false));
+    let last = std::thread::scope(|scope| -> Result<usize> {
+        let saying = scope.spawn(|| -> Result<usize> {
+            let mut number = 0;
+            while !over.load(Ordering::Relaxed) && number < 800 {
+                number += 1;
+                orders.give(&format!("say line {number}"))?;
+                std::thread::sleep(std::time::Duration::from_millis(4));
+            }
+            Ok(number)
+        });
+        let upgraded = (|| {
+            home.client.call("POST", "/upgrade", &[], b"")?.expect(202)?;
+            home.another_sidecar(before)
+        })();
+        over.store(true, Ordering::Relaxed);
+        upgraded?;
+        saying.join().map_err(|_| anyhow::anyhow!("a panic"))?
+    })?;
+    numbered(&home.logged(&format!("line {last}"))?.into_iter().collect(), last)?;
+    end(home)
 }
 
 #[test]

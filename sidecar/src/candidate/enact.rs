@@ -56,7 +56,8 @@ impl Owner {
             let (status, lives) = gateway.sighted();
             let footing = Footing::of(&status, lives);
             failpoint::here("config-swapped");
-            let record = Record { phase: Phase::Probation, ..record };
+            let was_ready = footing.standing == Standing::Ready;
+            let record = Record { phase: Phase::Probation, was_ready, ..record };
             if let Err(error) = store.write(TRANSACTION, &record) {
                 // The journal tells the same.
                 tracing::warn!(%error, "could not note that a configuration is on trial");

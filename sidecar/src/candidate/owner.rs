@@ -89,6 +89,7 @@ pub(super) async fn run(parts: Parts) {
         origin: Instant::now(),
     };
     owner.recover().await;
+    owner.shared.change(|report| report.open = None);
     while !owner.is_halted() {
         let due = owner.upkeep().await;
         owner.tell();
@@ -136,7 +137,7 @@ impl Owner {
                 return;
             }
         };
-        let suspended = self.status().suspension.is_some();
+        let suspended = self.gateway.is_fenced();
         let done = match request {
             // A trial would restart it, or take its silence for a failure.
             Request::Submit(_) | Request::Rollback { .. } if suspended => Err(SubmitError::Suspended),

@@ -81,6 +81,12 @@ pub(super) struct Record {
     /// The process that had read the old set.
     #[serde(default)]
     pub(super) pid: Option<u32>,
+    /// It is known that it was ready when the new one was swapped in.
+    #[serde(default)]
+    pub(super) was_ready: bool,
+    /// Number of the last line of its output before that.
+    #[serde(default)]
+    pub(super) line: Option<u64>,
     /// Content that control pushed for the configuration.
     #[serde(default)]
     pub(super) pushed: Option<ContentHash>,
@@ -267,6 +273,8 @@ mod tests {
             started_at: Timestamp::UNIX_EPOCH,
             effect: Effect::Hot,
             pid: Some(1),
+            was_ready: true,
+            line: Some(7),
             pushed: None,
             pushed_before: Vec::new(),
             warnings: Vec::new(),

@@ -6,7 +6,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 use winston_wire::{ConfigVerdict, ContentHash, Timestamp};
 
-use super::record::{MIXED, Mixed, Origin, VERDICTS, Verdicts};
+use super::record::{MIXED, Mixed, Origin, Record, TRANSACTION, VERDICTS, Verdicts};
 use super::store::{GoodSet, Store};
 
 /// What the owner task does.
@@ -105,7 +105,13 @@ impl Shared {
     pub(super) fn new(store: &Store) -> Self {
         let verdicts: Verdicts = store.read(VERDICTS).unwrap_or_default();
         let mixed = store.read(MIXED).unwrap_or_default();
-        let report = Report { last: verdicts.0.last().cloned(), ..Report::default() };
+        // What an earlier process began is open from the beginning.
+        let open = store.read::<Record>(TRANSACTION).map(|record| Open {
+            origin: record.origin,
+            generation: record.generation,
+            since: record.started_at,
+        });
+        let report = Report { last: verdicts.0.last().cloned(), open, ..Report::default() };
         let good = store.good();
         Self { state: Mutex::new(State { report, good, verdicts, mixed }), news: watch::Sender::new(0) }
     }

@@ -10,7 +10,7 @@ use super::record::{NEW, OLD, OWNED, Phase, Record, Resume, TRANSACTION, resume}
 use super::report::{Activity, Open};
 use super::secrets::secrets_in;
 use super::store::{FileSet, Store};
-use super::trial::{Action, Event, Failure, Ruling, State, resumed, step};
+use super::trial::{Action, Event, Failure, Ruling, Standing, State, resumed, step};
 use super::{Answer, NewFile, Origin, Submission, SubmitError, swap};
 use crate::edits::{Author, EditError, Edits, Precondition};
 
@@ -49,6 +49,10 @@ impl Owner {
         }
         let open = Open { origin: submission.origin, generation, since: Timestamp::now() };
         self.shared.change(|report| report.open = Some(open));
+        // Not before: whoever suspends it looks for what is open after he has said so.
+        if self.gateway.is_fenced() {
+            return Err(SubmitError::Suspended);
+        }
         self.set_activity(Activity::Validating);
         let (origin, author, pushed) = (submission.origin, submission.author.clone(), submission.pushed);
         let (config, patch) = (self.config.clone(), self.owned.clone());
@@ -71,6 +75,8 @@ impl Owner {
             started_at: Timestamp::now(),
             effect: checked.effect,
             pid: status.pid,
+            was_ready: false,
+            line: Some(self.gateway.last_line()),
             pushed,
             pushed_before: Vec::new(),
             warnings: checked.warnings,
@@ -157,10 +163,16 @@ impl Owner {
             }
             Resume::Probation => {
                 let pid = self.status().pid;
-                let restart = pid.is_some() && pid == record.pid;
+                let standing = if record.was_ready { Standing::Ready } else { Standing::Running };
+                let met = Some(standing).filter(|_| pid.is_some() && pid == record.pid);
                 record.phase = Phase::Probation;
-                let (state, actions) = resumed(&self.limits, restart, self.now());
+                let (line, effect) = (record.line, record.effect);
+                let (state, actions) = resumed(&self.limits, met, effect, self.now());
                 let mut trial = self.trial(record, old, new);
+                if let (Some(line), true) = (line, met.is_some()) {
+                    // What it said meanwhile counts. Lines that are not on the volume are numbered anew.
+                    trial.seen_line = if line <= trial.seen_line { line } else { 0 };
+                }
                 // Whether a process that ended meanwhile had read the candidate is not to be known. The next one reads it, and shows.
                 let status = self.status();
                 trial.earlier = Footing::of(&status, true).earlier;
@@ -177,7 +189,6 @@ impl Owner {
             }
         };
         self.set_activity(Activity::Idle);
-        self.shared.change(|report| report.open = None);
     }
 
     /// Carries out what the trial says until it is over.

@@ -220,10 +220,16 @@ pub(super) fn step(limits: &Limits, state: State, event: Event, now: Duration) -
     }
 }
 
-/// The state of a trial that an earlier process began: the set is in place. `restart`: the gateway may have read the old one.
-pub(super) fn resumed(limits: &Limits, restart: bool, now: Duration) -> (State, Vec<Action>) {
-    let starting = State::Starting { budget_ends: now + limits.start, restarts: 0 };
-    (starting, vec![if restart { Action::Restart } else { Action::Wake }, Action::Look])
+/// The state of a trial that an earlier process began: the set is in place. `met`: what the gateway was doing then, if it runs still; another one
+/// has read the set.
+pub(super) fn resumed(limits: &Limits, met: Option<Standing>, effect: Effect, now: Duration) -> (State, Vec<Action>) {
+    match met {
+        Some(standing) => swapped(limits, effect, standing, now),
+        None => {
+            let starting = State::Starting { budget_ends: now + limits.start, restarts: 0 };
+            (starting, vec![Action::Wake, Action::Look])
+        }
+    }
 }
 
 fn ended(ruling: Ruling) -> (State, Vec<Action>) {
@@ -258,7 +264,12 @@ fn looked(limits: &Limits, state: State, look: Look, now: Duration) -> (State, V
         (state, if restart { vec![Action::Restart, Action::Look] } else { vec![Action::Look] })
     };
     match look.ended {
-        Some((ExitCause::Asked | ExitCause::Clean, _)) => return again(false),
+        Some((ExitCause::Asked, _)) => {
+            // Somebody wanted that, and not the gateway.
+            let state = State::Starting { budget_ends: now + limits.start, restarts };
+            return (state, vec![Action::Look]);
+        }
+        Some((ExitCause::Clean, _)) => return again(false),
         Some((ExitCause::Hung, _)) if matches!(state, State::Starting { .. }) => {
             return returning(Failure::NotReady(limits.start));
         }

@@ -188,6 +188,20 @@ fn a_gateway_that_restarts_itself_is_followed_but_not_for_ever() {
 }
 
 #[test]
+fn restarts_that_somebody_asked_for_are_not_the_candidates() {
+    let mut story = Story::swapped(Effect::Restart, Standing::Ready);
+    for at in 1..=20 {
+        story.looks(at, exit(ExitCause::Asked));
+    }
+    story.looks(21, exit(ExitCause::Clean)).looks(22, exit(ExitCause::Clean));
+    assert!(matches!(story.state, State::Starting { restarts: 2, .. }), "{:?}", story.state);
+    // Each has the whole time to get ready.
+    story.looks(119, exit(ExitCause::Asked)).looks(150, look(GatewayState::Starting));
+    story.looks(160, look(GatewayState::Ready)).looks(170, look(GatewayState::Ready));
+    assert_eq!(story.state, State::Ended(Ruling::Kept { proved: true }));
+}
+
+#[test]
 fn a_gateway_that_says_that_it_has_to_restart_is_restarted() {
     let mut story = Story::swapped(Effect::Hot, Standing::Ready);
     story.looks(1, Look { reloads: vec![Reload::NeedsRestart], ..look(GatewayState::Ready) });
@@ -251,8 +265,8 @@ fn any_look() -> impl Strategy<Value = Look> {
 }
 
 proptest! {
-    /// Whatever the gateway does, a trial ends, in time; the set is kept or returned, never both; and it is called proved only while the
-    /// gateway serves.
+    /// Whatever the gateway does, a trial ends, in time, unless somebody restarts the gateway again and again; the set is kept or returned, never
+    /// both; and it is called proved only while the gateway serves.
     #[test]
     fn every_trial_ends(
         effect in prop::sample::select(vec![Effect::None, Effect::Hot, Effect::Restart]),
@@ -261,12 +275,13 @@ proptest! {
     ) {
         let mut story = Story::swapped(effect, standing);
         let mut last = None;
-        let mut at = 0;
-        for look in looks.into_iter().cycle() {
+        let (mut at, most_asked) = (0, looks.len() as u64);
+        for mut look in looks.into_iter().cycle() {
             if matches!(story.state, State::Ended(_) | State::Returning { .. }) {
                 break;
             }
             at += 1;
+            look.ended = look.ended.filter(|(cause, _)| at <= most_asked || *cause != ExitCause::Asked);
             last = Some(look.clone());
             story.looks(at, look);
             prop_assert!(at < 1000, "does not end: {:?}", story.state);
@@ -281,5 +296,21 @@ proptest! {
             State::Returning { .. } => prop_assert!(!story.did(Action::Report)),
             state => prop_assert!(false, "{state:?}"),
         }
+    }
+}
+
+/// The sidecar was ended in the middle of it: the gateway is not, where it takes the set over while it runs.
+#[test]
+fn a_trial_that_goes_on_restarts_only_what_has_to_start() {
+    let now = Duration::from_secs(5);
+    for effect in [Effect::None, Effect::Hot, Effect::Restart] {
+        let (state, actions) = resumed(&LIMITS, Some(Standing::Ready), effect, now);
+        let restarts = actions.contains(&Action::Restart);
+        assert_eq!(restarts, effect == Effect::Restart, "{effect:?}");
+        assert_eq!(matches!(state, State::Watching { until, .. } if until == now + LIMITS.probation), !restarts);
+        // Whether it had read the old set or the new one is not known.
+        assert!(resumed(&LIMITS, Some(Standing::Running), effect, now).1.contains(&Action::Restart));
+        let (state, actions) = resumed(&LIMITS, None, effect, now);
+        assert!(matches!(state, State::Starting { .. }) && !actions.contains(&Action::Restart), "{effect:?}");
     }
 }

@@ -118,7 +118,7 @@ impl Owner {
             is_doubtful,
             good: good.iter().filter_map(|set| Some((set.seq, config_of(set)?))).collect(),
             // To enforce them may need a restart, and that has time until the gateway is resumed.
-            drifted: drifted && status.suspension.is_none(),
+            drifted: drifted && !self.gateway.is_fenced(),
         })
     }
 

@@ -18,7 +18,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::rpc;
-use super::{GatewayConfig, Limits};
+use super::{GatewayConfig, Limits, Logs};
 
 /// Tries within [`WINDOW`].
 const MOST: usize = 5;
@@ -71,8 +71,9 @@ impl Revived {
     }
 }
 
-/// Starts every account of these channels that does not run. Takes at most one RPC limit for each.
-pub(super) async fn start(config: GatewayConfig, channels: Vec<String>) -> Revived {
+/// Starts every account of these channels that does not run. Takes at most one RPC limit for each. What the gateway says of it is shown to others,
+/// so it goes through `logs`.
+pub(super) async fn start(config: GatewayConfig, channels: Vec<String>, logs: Logs) -> Revived {
     let Some(secret) = config.rpc_secret.clone() else {
         return Revived::failed(&channels, "OPENCLAW_GATEWAY_TOKEN is not known");
     };
@@ -80,19 +81,23 @@ pub(super) async fn start(config: GatewayConfig, channels: Vec<String>) -> Reviv
         |method: &'static str, params: Value| rpc::call(config.port, &secret, method, params, config.limits.rpc_limit);
     let status = match call("channels.status", json!({})).await {
         Ok(status) => status,
-        Err(error) => return Revived::failed(&channels, &error.to_string()),
+        Err(error) => return Revived::failed(&channels, &logs.excerpt(&error.to_string())),
     };
     let mut revived = Revived::default();
     for (channel, account) in silent(&status, &channels) {
         let name = account.as_ref().map_or_else(|| channel.clone(), |account| format!("{channel}/{account}"));
+        let name = logs.excerpt(&name);
         let params = match &account {
             Some(account) => json!({ "channel": channel, "accountId": account }),
             None => json!({ "channel": channel }),
         };
         match call("channels.start", params).await {
             Ok(answer) if answer["started"] == true => revived.started.push(name),
-            Ok(answer) => revived.failed.push((name, format!("it did not start: {}", answer["outcome"]))),
-            Err(error) => revived.failed.push((name, error.to_string())),
+            Ok(answer) => {
+                let outcome = logs.excerpt(&answer["outcome"].to_string());
+                revived.failed.push((name, format!("it did not start: {outcome}")));
+            }
+            Err(error) => revived.failed.push((name, logs.excerpt(&error.to_string()))),
         }
     }
     revived

@@ -4,6 +4,8 @@
 //! with a budget is a restart: under external supervision it drains, marks interrupted turns so that the next start
 //! resumes them, and exits with 0.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use thiserror::Error;
 use tokio::task::spawn_blocking;
@@ -23,9 +25,9 @@ pub(super) enum DrainError {
     Rpc(#[from] RpcError),
 }
 
-/// Asks the gateway with this `pid` to end within the drain budget. `Ok` means that it will end by itself.
-pub(super) async fn ask(config: GatewayConfig, pid: u32) -> Result<(), DrainError> {
-    let budget = u64::try_from(config.limits.drain.as_millis()).unwrap_or(u64::MAX);
+/// Asks the gateway with this `pid` to end within `budget`. `Ok` means that it will end by itself.
+pub(super) async fn ask(config: GatewayConfig, pid: u32, budget: Duration) -> Result<(), DrainError> {
+    let budget = u64::try_from(budget.as_millis()).unwrap_or(u64::MAX);
     let intent = json!({ "restartIntent": { "force": true, "drainBudgetMs": budget } });
     request(config, pid, "stopped by its supervisor", intent).await
 }

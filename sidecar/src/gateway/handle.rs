@@ -13,7 +13,7 @@ use super::{
     descendants, news, suspend,
 };
 
-/// Longest wait at the end for the last lines to be written to the log file.
+/// Longest wait at the end for the last lines to be written to the log files.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Longest wait for the owner task to let go of the process: it may be sweeping up.
@@ -31,13 +31,27 @@ pub(crate) struct GatewayHandle {
 impl GatewayHandle {
     /// The present state. What it says in words has no secrets in it.
     pub(crate) fn status(&self) -> GatewayStatus {
-        let mut status = self.shared.status.borrow().clone();
+        self.cleaned(self.shared.status.borrow().clone())
+    }
+
+    fn cleaned(&self, mut status: GatewayStatus) -> GatewayStatus {
         status.reason = self.redact(&status.reason);
         if let Some(exit) = &mut status.last_exit {
             exit.meaning = self.redact(&exit.meaning);
             exit.evidence = exit.evidence.as_deref().map(|line| self.redact(line));
         }
         status
+    }
+
+    /// An answer as it may be shown: what the gateway said has an end and no secrets.
+    fn shown(&self, answer: Answer) -> Answer {
+        let excerpt = |words: String| self.shared.logs.excerpt(&words);
+        answer.map(|status| self.cleaned(status)).map_err(|error| match error {
+            GatewayError::NotStarted(why) => GatewayError::NotStarted(self.redact(&why)),
+            GatewayError::Occupied(why) => GatewayError::Occupied(excerpt(why)),
+            GatewayError::Refused(why) => GatewayError::Refused(excerpt(why)),
+            error => error,
+        })
     }
 
     /// What it takes of the machine's memory, at most a second ago. May read `/proc`, which takes some milliseconds; `None` without a
@@ -69,16 +83,21 @@ impl GatewayHandle {
     }
 
     /// Has it finish what it does, for at most `wait`, and take nothing new until it is resumed; for half an hour at most. Goes on when the
-    /// future is dropped.
-    pub(crate) async fn suspend(&self, wait: Duration) -> Answer {
-        let suspending = tokio::spawn(suspend::suspend(Arc::clone(&self.shared), wait));
-        suspending.await.unwrap_or(Err(GatewayError::ShuttingDown))
+    /// future is dropped. `on_trial`: whether a configuration is being tried out; from when it is asked on [`GatewayHandle::is_fenced`] holds.
+    pub(crate) async fn suspend(&self, wait: Duration, on_trial: impl Fn() -> bool + Send + 'static) -> Answer {
+        let suspending = tokio::spawn(suspend::suspend(Arc::clone(&self.shared), wait, on_trial));
+        self.shown(suspending.await.unwrap_or(Err(GatewayError::ShuttingDown)))
+    }
+
+    /// Whether it takes no work, or is about to: nothing can be tried out with it then.
+    pub(crate) fn is_fenced(&self) -> bool {
+        self.shared.is_fenced()
     }
 
     /// Ends that.
     pub(crate) async fn resume(&self) -> Answer {
         let resuming = tokio::spawn(suspend::resume(Arc::clone(&self.shared)));
-        resuming.await.unwrap_or(Err(GatewayError::ShuttingDown))
+        self.shown(resuming.await.unwrap_or(Err(GatewayError::ShuttingDown)))
     }
 
     /// Says that `openclaw.json` appeared or changed, and not by the gateway's own hand. Ends the wait for it and the wait of a backoff or crash
@@ -141,26 +160,39 @@ impl GatewayHandle {
             Ok(Err(error)) => tracing::warn!(%error, "gateway not shut down"),
             Err(_) => tracing::warn!("gateway not shut down in time"),
         }
+        self.drain_logs().await;
+    }
+
+    /// Without it the last lines may be missing in the files, and the next sidecar gives their numbers out again.
+    async fn drain_logs(&self) {
         let logs = self.shared.logs.clone();
-        // Without it the last lines may be missing in the file, no more.
         let _ = tokio::task::spawn_blocking(move || logs.drain(LAST_LINES)).await;
     }
 
     /// Leaves the gateway running for the next sidecar and ends the owner task. Only below entrypoint: alone it would be
     /// nobody's.
     pub(crate) async fn release(&self) {
-        match tokio::time::timeout(RELEASE, self.ask(Request::Release)).await {
+        let released = async {
+            let answer = self.ask(Request::Release).await;
+            // Its end is the end of those who read the output, too: what is in the pipes then is the next sidecar's.
+            if let (Ok(_), Some(inbox)) = (&answer, &self.inbox) {
+                inbox.closed().await;
+            }
+            answer
+        };
+        match tokio::time::timeout(RELEASE, released).await {
             Ok(Ok(_) | Err(GatewayError::Disabled | GatewayError::ShuttingDown)) => {}
             Ok(Err(error)) => tracing::warn!(%error, "gateway not released"),
             // What was noted last has to do.
             Err(_) => tracing::warn!("gateway not released in time"),
         }
+        self.drain_logs().await;
     }
 
     async fn ask(&self, request: Request) -> Answer {
         let inbox = self.inbox.as_ref().ok_or(GatewayError::Disabled)?;
         let (answer, answered) = oneshot::channel();
         inbox.send(Command { request, answer }).await.map_err(|_| GatewayError::ShuttingDown)?;
-        answered.await.unwrap_or(Err(GatewayError::ShuttingDown))
+        self.shown(answered.await.unwrap_or(Err(GatewayError::ShuttingDown)))
     }
 }

@@ -176,6 +176,14 @@ struct Shared {
     logs: Logs,
 }
 
+impl Shared {
+    /// Whether the gateway takes no work, or is about to: it is suspended, or somebody waits until it is idle.
+    fn is_fenced(&self) -> bool {
+        // In this order: what has begun is public before it counts as done.
+        self.suspender.as_ref().is_some_and(Suspender::has_begun) || self.status.borrow().suspension.is_some()
+    }
+}
+
 /// Spawns the owner task. The gateway starts as soon as there is an `openclaw.json`; with what entrypoint hands on, one that an
 /// earlier sidecar started is taken over. The error is about descriptors: there are no more.
 pub(crate) fn start(config: GatewayConfig, inherited: Option<Inherited>) -> io::Result<GatewayHandle> {

@@ -19,10 +19,13 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, tee};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// Bytes that are looked at together.
 const CHUNK: usize = 16 * 1024;
+
+/// Pause after something that the kernel refused.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// From here on the beginning of a line does not wait for its end: more of it would be cut off anyway.
 const LONG: usize = super::logs::LONGEST_LINE;
@@ -97,6 +100,11 @@ impl Output {
     }
 }
 
+/// A pipe for what is looked at.
+fn copy_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?)
+}
+
 /// The write end with flags of its own: a gateway that sets its output to non-blocking must not do so for the next one.
 fn fresh(end: &OwnedFd) -> io::Result<OwnedFd> {
     let path = format!("/proc/self/fd/{}", end.as_raw_fd());
@@ -116,13 +124,14 @@ impl Reader {
     fn new(pipe: Pipe) -> io::Result<Self> {
         let flags = rustix::fs::fcntl_getfl(&pipe.read)?;
         rustix::fs::fcntl_setfl(&pipe.read, flags | OFlags::NONBLOCK)?;
-        let copy = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        let copy = copy_pipe()?;
         let eye = Eye { write: pipe.write, copy: Some(copy), buffer: vec![0; CHUNK].into_boxed_slice() };
         Ok(Self { read: crate::sys::readable(pipe.read)?, eye })
     }
 
-    /// Reads until nobody can ask any more, or until the kernel refuses.
+    /// Reads until nobody can ask any more.
     async fn run(mut self, mut taker: impl Take, mut asked: mpsc::Receiver<oneshot::Sender<()>>) {
+        let mut failing = false;
         loop {
             tokio::select! {
                 biased;
@@ -132,9 +141,15 @@ impl Reader {
                     // Gone already: it had waited long enough.
                     let _ = done.send(());
                 }
-                looked = self.next(&mut taker) => if let Err(error) = looked {
-                    tracing::error!(%error, "gateway output cannot be read any more");
-                    return;
+                looked = self.next(&mut taker) => match looked {
+                    Ok(()) => failing = false,
+                    Err(error) => {
+                        if !failing {
+                            tracing::error!(%error, "gateway output cannot be read; it is tried again");
+                        }
+                        failing = true;
+                        sleep(RETRY).await;
+                    }
                 },
             }
         }
@@ -192,10 +207,20 @@ impl Eye {
             }
             copied => copied?,
         };
-        // The copy has room for all of it at once, and a read gives all of it.
-        let seen = if copied == 0 { 0 } else { retry(|| rustix::io::read(from, &mut self.buffer[..copied]))? };
-        if seen == 0 {
+        if copied == 0 {
             return Err(Errno::AGAIN);
+        }
+        // One read gives one packet, where a writer has asked for packets (`O_DIRECT`).
+        let mut seen = 0;
+        while seen < copied {
+            match retry(|| rustix::io::read(from, &mut self.buffer[seen..copied])) {
+                Ok(read) if read > 0 => seen += read,
+                // What is left in it, or is missing, would be taken for what comes next.
+                _ => {
+                    self.copy = copy_pipe().ok();
+                    return self.look_without_copy(pipe, taker);
+                }
+            }
         }
         let newline = self.buffer[..seen].iter().rposition(|&byte| byte == b'\n');
         let ready = match newline {
@@ -365,6 +390,45 @@ mod tests {
             });
             timeout(Duration::from_secs(60), writing).await.expect("in time").expect("no panic");
         }
+    }
+
+    #[tokio::test]
+    async fn packets_are_lines_like_any_other() {
+        let (rig, kept) = (Rig::new(), Kept::default());
+        let mut packets = std::fs::File::from(fresh(&rig.pipe.write).expect("a descriptor"));
+        let flags = rustix::fs::fcntl_getfl(&packets).expect("flags");
+        rustix::fs::fcntl_setfl(&packets, flags | OFlags::DIRECT).expect("set");
+        let output = rig.read(&kept);
+        let mut expected = String::new();
+        for burst in 0..15 {
+            for line in 0..burst {
+                let line = format!("{burst} {}\n", "x".repeat(line));
+                packets.write_all(line.as_bytes()).expect("written");
+                expected += &line;
+            }
+            kept.until(|text| text.len() >= expected.len()).await;
+            assert_eq!(kept.text(), expected);
+        }
+        assert_eq!(rig.left(), 0);
+        output.settle(Duration::from_secs(30)).await;
+        assert_eq!(kept.text(), expected + "END");
+    }
+
+    #[tokio::test]
+    async fn a_copy_that_is_not_what_it_should_be_is_replaced() {
+        let (mut rig, kept) = (Rig::new(), Kept::default());
+        let again = |end: &OwnedFd| end.try_clone().expect("a descriptor");
+        let reader =
+            Reader::new(Pipe { read: again(&rig.pipe.read), write: again(&rig.pipe.write) }).expect("a reader");
+        let (mut eye, mut taker) = (reader.eye, kept.clone());
+        let (_from, into) = eye.copy.take().expect("a copy");
+        // Nothing can be read from it.
+        eye.copy = Some((again(&rig.pipe.write), into));
+        rig.writer.write_all(b"one\n").expect("written");
+        assert!(eye.look(&rig.pipe.read, &mut taker, false).is_ok());
+        rig.writer.write_all(b"two\nth").expect("written");
+        assert!(eye.look(&rig.pipe.read, &mut taker, false).is_ok());
+        assert_eq!((kept.text().as_str(), rig.left()), ("one\ntwo\n", 2));
     }
 
     #[tokio::test]

@@ -24,7 +24,7 @@ use super::memory::OomWatch;
 use super::output::Output;
 use super::process::{self, Process};
 use super::record::Known;
-use super::state::{Action, Event, Moment, Phase, Probe, State, step};
+use super::state::{Action, Event, Moment, Phase, Probe, State, Then, step};
 use super::tickets::Tickets;
 use super::wait::{answer, child_ended, ended, probed, reached, told};
 use super::weight::Weight;
@@ -208,7 +208,8 @@ impl Owner {
             Input::Drained(result) => {
                 self.drain = None;
                 if let Err(error) = result {
-                    tracing::info!(%error, "gateway cannot be asked to drain, sending SIGTERM");
+                    let error = self.shared.logs.excerpt(&error.to_string());
+                    tracing::info!(error, "gateway cannot be asked to drain, sending SIGTERM");
                     self.apply(Event::DrainRefused).await;
                 }
             }
@@ -256,18 +257,21 @@ impl Owner {
             let moment = Moment { now: self.origin.elapsed(), jitter: jitter() };
             let (next, actions) = step(&self.config.limits, &self.state, event, moment);
             for action in actions {
-                events.extend(self.carry_out(action).await);
+                events.extend(self.carry_out(action, next.phase).await);
             }
             self.set_state(next);
         }
     }
 
-    async fn carry_out(&mut self, action: Action) -> Option<Event> {
+    /// `next`: the phase that the action belongs to.
+    async fn carry_out(&mut self, action: Action, next: Phase) -> Option<Event> {
         match (action, &self.process) {
             (Action::Spawn, _) => return self.spawn(),
             (Action::Sweep, _) => self.sweep().await,
             (Action::Drain, Some(process)) => {
-                self.drain = Some(Box::pin(drain::ask(self.config.clone(), process.id())));
+                let last = matches!(next, Phase::Stopping { then: Then::End, .. });
+                let budget = self.config.limits.stop(last).drain;
+                self.drain = Some(Box::pin(drain::ask(self.config.clone(), process.id(), budget)));
             }
             (Action::Terminate, Some(process)) => process.signal(Signal::TERM),
             (Action::Kill, Some(process)) => process.signal(Signal::KILL),

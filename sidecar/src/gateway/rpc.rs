@@ -24,7 +24,7 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self, Message};
 use winston_wire::env::Secret;
 
-use super::logs::Redactor;
+use super::logs::{LONGEST_WORDS, Redactor};
 
 /// Version of the gateway's protocol.
 const PROTOCOL: u32 = 4;
@@ -153,9 +153,10 @@ fn answer(frame: Frame, id: &str, method: &str) -> Option<Result<Value, RpcError
         Frame::Res { id: answered, ok, payload, error } if answered == id => Some(if ok {
             Ok(payload)
         } else {
-            // Its words go to our log.
-            let message = Redactor::new([]).text(&error.message);
-            Err(RpcError::Refused { method: method.to_owned(), code: error.code, message })
+            // Its words go to our log, and to callers.
+            let words = |text: &str| Redactor::new([]).excerpt(text, LONGEST_WORDS);
+            let (code, message) = (words(&error.code), words(&error.message));
+            Err(RpcError::Refused { method: method.to_owned(), code, message })
         }),
         _ => None,
     }
@@ -200,5 +201,13 @@ mod tests {
         assert!(answer(parse(frame), CONNECT, "x").is_none());
         let error = answer(parse(frame), CALL, "gateway.restart.request").expect("ours").expect_err("refused");
         assert_eq!(error.to_string(), "the gateway refused gateway.restart.request: INVALID_REQUEST: no");
+    }
+
+    #[test]
+    fn a_refusal_has_an_end() {
+        let words = "why ".repeat(100_000);
+        let frame = json!({"type": "res", "id": CALL, "ok": false, "error": {"code": words, "message": words}});
+        let error = answer(parse(&frame.to_string()), CALL, "x").expect("ours").expect_err("refused");
+        assert!(error.to_string().len() < 3 * LONGEST_WORDS, "{} bytes", error.to_string().len());
     }
 }

@@ -70,6 +70,8 @@ pub(crate) struct Limits {
     pub(crate) kill_wait: Duration,
     /// Longest time for ending what a gateway left behind.
     pub(crate) sweep: Duration,
+    /// Of the last stop of all, where it is not like any other.
+    pub(crate) last_stop: Option<StopLimits>,
     /// Delays before a start.
     pub(crate) backoff: Backoff,
     /// Ends in a row that make a crash loop.
@@ -88,7 +90,24 @@ pub(crate) struct Limits {
     pub(crate) suspend_longest: Duration,
 }
 
-// A whole stop stays below the grace that entrypoint gives us (`WINSTON_STOP_GRACE_SECONDS`, 25 s).
+/// Times of the first steps of a stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StopLimits {
+    /// How long running turns may go on.
+    pub(crate) drain: Duration,
+    /// From asking for that to SIGTERM.
+    pub(crate) drain_step: Duration,
+    /// From SIGTERM to SIGKILL.
+    pub(crate) term: Duration,
+}
+
+/// Of the grace that entrypoint gives us, what the rest of our end takes: the log files, and the last changes for control.
+const OUR_END: Duration = Duration::from_secs(3);
+
+/// SIGKILL is not repeated more often.
+const SHORTEST: Duration = Duration::from_millis(100);
+
+// A whole stop fits into the usual grace that entrypoint gives us (`WINSTON_STOP_GRACE_SECONDS`, 25 s).
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -104,6 +123,7 @@ impl Default for Limits {
             term_grace: Duration::from_secs(6),
             kill_wait: Duration::from_secs(2),
             sweep: Duration::from_secs(2),
+            last_stop: None,
             backoff: Backoff::STANDARD,
             quick_ends: 5,
             crash_loop_retry: Duration::from_secs(300),
@@ -117,13 +137,57 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// From asking for a drain to SIGTERM.
-    pub(super) fn drain_step(&self) -> Duration {
-        self.rpc_limit + self.drain + self.drain_margin
+    /// Of a stop; `last`: nothing follows.
+    pub(super) fn stop(&self, last: bool) -> StopLimits {
+        let usual = StopLimits {
+            drain: self.drain,
+            drain_step: self.rpc_limit + self.drain + self.drain_margin,
+            term: self.term_grace,
+        };
+        self.last_stop.filter(|_| last).unwrap_or(usual)
     }
 
-    /// Longest time that a stop or shutdown can take, unless the kernel holds the process.
+    /// Longest time that the last stop can take, unless the kernel holds the process.
     pub(crate) fn longest_stop(&self) -> Duration {
-        self.drain_step() + self.term_grace + self.kill_wait + self.sweep
+        let stop = self.stop(true);
+        stop.drain_step + stop.term + self.kill_wait + self.sweep
+    }
+
+    /// The same with a last stop that fits into the `grace` that entrypoint gives us. Of a longer one than usual most goes to running turns, and the
+    /// rest to a gateway that cannot be asked. Other stops do not take longer for it: somebody waits for them.
+    pub(crate) fn within(self, grace: Duration) -> Self {
+        let (usual, whole, left) = (self.stop(false), self.longest_stop(), grace.saturating_sub(OUR_END));
+        if let Some(more) = left.checked_sub(whole) {
+            let (turns, term) = (more / 4 * 3, usual.term + more / 4);
+            let (drain, drain_step) = (usual.drain + turns, usual.drain_step + turns);
+            return Self { last_stop: Some(StopLimits { drain, drain_step, term }), ..self };
+        }
+        let share = |time: Duration| time.mul_f64(left.as_secs_f64() / whole.as_secs_f64());
+        let (drain, drain_step, term) = (share(usual.drain), share(usual.drain_step), share(usual.term));
+        let (kill_wait, sweep) = (share(self.kill_wait).max(SHORTEST), share(self.sweep).max(SHORTEST));
+        Self { last_stop: Some(StopLimits { drain, drain_step, term }), kill_wait, sweep, ..self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_stop_fits_into_its_grace() {
+        let usual = Limits::default();
+        let secs = Duration::from_secs;
+        assert_eq!(usual.clone().within(secs(25)).stop(true), usual.stop(true));
+        for grace in [4, 8, 15, 24, 25, 26, 30, 300, 3600] {
+            let limits = usual.clone().within(secs(grace));
+            let (stop, whole) = (limits.stop(true), limits.longest_stop() + OUR_END);
+            assert!(whole <= secs(grace) + 2 * SHORTEST && whole + secs(1) > secs(grace), "{grace}: {whole:?}");
+            assert!(stop.drain < stop.drain_step && stop.term > Duration::ZERO, "{grace}: {stop:?}");
+            // What somebody waits for stays as it is.
+            assert_eq!(limits.stop(false), usual.stop(false));
+        }
+        assert!(usual.clone().within(secs(300)).stop(true).drain > secs(200));
+        let none = usual.within(Duration::ZERO);
+        assert_eq!((none.stop(true).drain_step, none.kill_wait), (Duration::ZERO, SHORTEST));
     }
 }

@@ -15,6 +15,7 @@
 //! The only timer is that of the renewal, and there is one only while the gateway is suspended.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -40,6 +41,8 @@ pub(super) struct Suspender {
     longest: Duration,
     /// Held while something is asked, so that orders do not cross.
     lease: Mutex<Option<Lease>>,
+    /// Somebody has it finish what it does: from before the gateway is told until that is public, or given up.
+    begun: AtomicBool,
 }
 
 /// A suspension of ours.
@@ -90,6 +93,8 @@ enum Progress {
     Draining { id: Option<String>, pause: Duration, why: String },
     /// It goes on as before, and may be asked again.
     Busy { pause: Duration, why: String },
+    /// It did not answer in time, and may have done what was asked.
+    Silent,
     /// It is something that we do not know.
     Strange(String),
 }
@@ -100,6 +105,7 @@ fn progress(answer: &Value) -> Progress {
     };
     let pause = Duration::from_millis(told.retry_after_ms).clamp(Duration::from_millis(20), POLL);
     let blockers: Vec<String> = told.blockers.into_iter().take(5).map(|blocker| blocker.message).collect();
+    // In its own words: they are cut and redacted for whoever is told.
     let why = if blockers.is_empty() { told.reason.unwrap_or_default() } else { blockers.join(", ") };
     let id = told.suspension_id;
     match told.status.as_str() {
@@ -123,61 +129,111 @@ impl Suspender {
             renewal: limits.suspend_renewal,
             longest: limits.suspend_longest,
             lease: Mutex::default(),
+            begun: AtomicBool::new(false),
         }
     }
 
-    async fn call(&self, method: &str, params: Value) -> Result<Value, GatewayError> {
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::SeqCst)
+    }
+
+    /// The answer; `None` when there was none in time.
+    async fn call(&self, method: &str, params: Value) -> Result<Option<Value>, GatewayError> {
         let secret = self.secret.as_ref().ok_or(GatewayError::NoSecret)?;
-        rpc::call(self.port, secret, method, params, self.limit).await.map_err(|error| match error {
+        match rpc::call(self.port, secret, method, params, self.limit).await {
+            Ok(answer) => Ok(Some(answer)),
+            Err(RpcError::TimedOut) => Ok(None),
             // It goes on in a moment: a start or a stop, another's suspension.
-            RpcError::Refused { code, message, .. } if code == "UNAVAILABLE" => GatewayError::Occupied(message),
-            error => GatewayError::Refused(error.to_string()),
-        })
+            Err(RpcError::Refused { code, message, .. }) if code == "UNAVAILABLE" => {
+                Err(GatewayError::Occupied(message))
+            }
+            Err(error) => Err(GatewayError::Refused(error.to_string())),
+        }
+    }
+
+    async fn progress(&self, method: &str, params: Value) -> Result<Progress, GatewayError> {
+        Ok(self.call(method, params).await?.as_ref().map_or(Progress::Silent, progress))
     }
 
     async fn prepare(&self, request: &str) -> Result<Progress, GatewayError> {
         let params = json!({ "requestId": request, "terminalPolicy": "preserve", "drain": true });
-        Ok(progress(&self.call("gateway.suspend.prepare", params).await?))
+        self.progress("gateway.suspend.prepare", params).await
     }
 
-    /// Waits until it is idle. What has begun is taken back when that takes too long.
+    /// Waits until it is idle. What has begun is taken back when that takes too long, or anything goes wrong.
     async fn drain(&self, request: &str, wait: Duration) -> Result<(String, Timestamp), GatewayError> {
-        let ends = Instant::now() + wait;
         let mut suspension = None;
+        let drained = self.until_idle(request, wait, &mut suspension).await;
+        if let (Err(_), Some(id)) = (&drained, suspension) {
+            // Its lease ends by itself where this fails.
+            let _ = self.call("gateway.suspend.resume", json!({ "suspensionId": id })).await;
+        }
+        drained
+    }
+
+    /// `suspension`: its id, as soon as it is known.
+    async fn until_idle(
+        &self,
+        request: &str,
+        wait: Duration,
+        suspension: &mut Option<String>,
+    ) -> Result<(String, Timestamp), GatewayError> {
+        let ends = Instant::now() + wait;
         let mut last = self.prepare(request).await?;
         loop {
             let (pause, why) = match last {
-                Progress::Ready { id, expires } => match id.or(suspension) {
+                Progress::Ready { id, expires } => match id.or_else(|| suspension.clone()) {
                     Some(id) => return Ok((id, expires)),
                     None => return Err(GatewayError::Refused("a suspension without a name".into())),
                 },
                 Progress::Draining { id, pause, why } => {
-                    suspension = id.or(suspension);
+                    *suspension = id.or(suspension.take());
                     (pause, why)
                 }
                 Progress::Busy { pause, why } => (pause, why),
+                // Asked again under the same name, it does nothing twice.
+                Progress::Silent => (POLL, RpcError::TimedOut.to_string()),
                 Progress::Strange(what) => return Err(GatewayError::Refused(what)),
             };
             if Instant::now() + pause > ends {
-                if let Some(id) = suspension {
-                    // Its lease ends by itself where this fails.
-                    let _ = self.call("gateway.suspend.resume", json!({ "suspensionId": id })).await;
-                }
                 return Err(GatewayError::Occupied(why));
             }
             sleep(pause).await;
-            last = match &suspension {
-                Some(id) => progress(&self.call("gateway.suspend.status", json!({ "suspensionId": id })).await?),
+            last = match suspension {
+                Some(id) => self.progress("gateway.suspend.status", json!({ "suspensionId": id })).await?,
                 None => self.prepare(request).await?,
             };
         }
     }
 }
 
-/// Has the gateway finish what it does, for at most `wait`, and take nothing new until it is resumed.
-pub(super) async fn suspend(shared: Arc<Shared>, wait: Duration) -> Answer {
+/// As long as it is there, [`Shared::is_fenced`] holds.
+struct Begun<'a>(&'a Shared, &'a Suspender);
+
+impl<'a> Begun<'a> {
+    fn mark(shared: &'a Shared, suspender: &'a Suspender) -> Self {
+        suspender.begun.store(true, Ordering::SeqCst);
+        Self(shared, suspender)
+    }
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        self.1.begun.store(false, Ordering::SeqCst);
+        // Whoever has put something off because of it looks again.
+        self.0.status.send_modify(|_| {});
+    }
+}
+
+/// Has the gateway finish what it does, for at most `wait`, and take nothing new until it is resumed. Not while a configuration is on trial:
+/// `on_trial` is asked when no further one can begin.
+pub(super) async fn suspend(shared: Arc<Shared>, wait: Duration, on_trial: impl Fn() -> bool + Send) -> Answer {
     let suspender = shared.suspender.as_ref().ok_or(GatewayError::Disabled)?;
     let mut lease = suspender.lease.try_lock().map_err(|_| GatewayError::Busy)?;
+    let _begun = Begun::mark(&shared, suspender);
+    if on_trial() {
+        return Err(GatewayError::Occupied("a configuration is on trial".into()));
+    }
     let pid = ready_pid(&shared).ok_or(GatewayError::NotReady)?;
     if lease.as_ref().is_some_and(|lease| lease.pid == pid) && shared.status.borrow().suspension.is_some() {
         return Ok(shared.status.borrow().clone());
@@ -210,7 +266,8 @@ pub(super) async fn resume(shared: Arc<Shared>) -> Answer {
 
 async fn release(suspender: &Suspender, id: &str) -> Result<(), GatewayError> {
     match suspender.call("gateway.suspend.resume", json!({ "suspensionId": id })).await {
-        Ok(_) => Ok(()),
+        Ok(Some(_)) => Ok(()),
+        Ok(None) => Err(GatewayError::Refused(RpcError::TimedOut.to_string())),
         // Its lease has ended already, or is another's: either way ours is over.
         Err(GatewayError::Refused(why)) if why.contains("does not match") => Ok(()),
         Err(error) => Err(error),
@@ -248,8 +305,12 @@ async fn renew(shared: Arc<Shared>, mut id: String) {
                 }
                 publish(&shared, lease.pid, Some(Suspension { since: lease.since, expires_at: expires }));
             }
+            Ok(Progress::Silent) => tracing::warn!("the gateway's suspension was not renewed: no answer in time"),
             Ok(_) => tracing::warn!("the gateway's suspension is not whole any more"),
-            Err(error) => tracing::warn!(%error, "the gateway's suspension was not renewed"),
+            Err(error) => {
+                let error = shared.logs.excerpt(&error.to_string());
+                tracing::warn!(error, "the gateway's suspension was not renewed");
+            }
         }
     }
 }

@@ -12,6 +12,7 @@ use winston_wire::env::Secret;
 mod condition;
 mod rig;
 mod stand_in;
+mod suspend;
 
 const WAIT: &str = "read _ < $CTL";
 
@@ -230,15 +231,34 @@ async fn another_identity_has_no_way_back() {
     gateway.shutdown().await;
 }
 
-#[tokio::test]
-async fn a_stop_asks_for_a_drain() {
-    let script = format!(
+/// Writes its lock file, and ends in order when it is asked to.
+fn drainable() -> String {
+    format!(
         "mkdir -p ../state/tmp/openclaw-$(id -u)
          echo '{{\"pid\":'$$',\"ownerId\":\"owner-1\",\"port\":'$OPENCLAW_GATEWAY_PORT'}}' \
            > ../state/tmp/openclaw-$(id -u)/gateway.state.lock
          echo locked; {WAIT}; echo drained; exit 0"
-    );
-    let mut rig = Rig::new(&script).await;
+    )
+}
+
+#[tokio::test]
+async fn the_last_stop_has_all_the_time_that_there_is() {
+    let mut rig = Rig::new(&drainable()).await;
+    rig.config.rpc_secret = Some(Secret::new(stand_in::SECRET));
+    rig.config.limits = rig.config.limits.clone().within(Duration::from_secs(300));
+    let gateway = rig.start();
+    eventually("the lock", || output(&gateway) == ["locked"]).await;
+    rig.stand_in.answer(200);
+    until_state(&gateway, GatewayState::Ready).await;
+    gateway.shutdown().await;
+    let asked = rig.stand_in.drained().expect("asked");
+    let budget = rig.config.limits.stop(true).drain.as_millis() as u64;
+    assert!(budget > 200_000 && asked["restartIntent"]["drainBudgetMs"] == budget, "{asked}");
+}
+
+#[tokio::test]
+async fn a_stop_asks_for_a_drain() {
+    let mut rig = Rig::new(&drainable()).await;
     rig.config.rpc_secret = Some(Secret::new(stand_in::SECRET));
     let gateway = rig.start();
     eventually("the lock", || output(&gateway) == ["locked"]).await;

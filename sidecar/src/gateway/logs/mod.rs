@@ -130,6 +130,9 @@ pub(crate) struct LogCounts {
     pub(crate) file_dropped: u64,
 }
 
+/// Of something that the gateway says about itself, the bytes that are kept.
+pub(super) const LONGEST_WORDS: usize = 400;
+
 /// The log. Clones share it.
 #[derive(Clone)]
 pub(super) struct Logs {
@@ -208,6 +211,11 @@ impl Logs {
     /// A text of the gateway's without secrets, for whoever shows it elsewhere.
     pub(super) fn redact(&self, text: &str) -> String {
         self.shared.redactor.text(text)
+    }
+
+    /// The same of the beginning of something that the gateway said, which may have no end.
+    pub(super) fn excerpt(&self, text: &str) -> String {
+        self.shared.redactor.excerpt(text, LONGEST_WORDS)
     }
 
     /// The last `limit` lines in memory, oldest first.

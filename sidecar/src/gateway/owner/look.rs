@@ -16,6 +16,9 @@ use crate::gateway::process::Process;
 use crate::gateway::state::{Event, Phase, Probe};
 use crate::gateway::{descendants, memory, port, probe};
 
+/// Silent accounts that the reason names with what became of them.
+const MOST_NAMED: usize = 3;
+
 /// What a question brought.
 #[derive(Debug, Default)]
 pub(in crate::gateway) struct Look {
@@ -110,7 +113,7 @@ impl Owner {
             let impaired = self.condition.is_impaired() || self.is_suspended();
             self.apply(if impaired { Event::Impaired } else { Event::Well }).await;
         }
-        if self.is_suspended() {
+        if self.shared.is_fenced() {
             // It takes no work, this included.
             return;
         }
@@ -128,7 +131,7 @@ impl Owner {
             self.revival_trouble.clear();
         } else if self.revival.is_due(&self.config.limits, ready_since, self.origin.elapsed()) {
             tracing::info!(?channels, "starting channels that the gateway keeps silent");
-            let start = channels::start(self.config.clone(), channels);
+            let start = channels::start(self.config.clone(), channels, self.shared.logs.clone());
             self.errand = Some(Box::pin(async { Asked::Revive(start.await) }));
         }
     }
@@ -160,7 +163,11 @@ impl Owner {
                 if !failed.is_empty() {
                     let last = self.revival.is_exhausted();
                     tracing::warn!(?failed, last, "silent channels not started");
-                    let words: Vec<String> = failed.iter().map(|(name, why)| format!("{name}: {why}")).collect();
+                    let mut words: Vec<String> =
+                        failed.iter().take(MOST_NAMED).map(|(name, why)| format!("{name}: {why}")).collect();
+                    if failed.len() > MOST_NAMED {
+                        words.push(format!("and {} more", failed.len() - MOST_NAMED));
+                    }
                     let next = if last { "not tried any more for now" } else { "tried again" };
                     self.revival_trouble = format!("they could not be started ({}) and are {next}", words.join("; "));
                 }
@@ -169,7 +176,8 @@ impl Owner {
             }
             Asked::Anew(Ok(())) => {}
             Asked::Anew(Err(error)) => {
-                tracing::warn!(%error, "gateway cannot be asked to start anew");
+                let error = self.shared.logs.excerpt(&error.to_string());
+                tracing::warn!(error, "gateway cannot be asked to start anew");
                 self.asked_anew = None;
             }
         }

@@ -12,7 +12,7 @@ impl Owner {
         let (from, to) = (self.state.phase.public(), next.phase.public());
         self.state = next;
         self.remember();
-        let reason = self.reason();
+        let reason = self.shared.logs.redact(&self.reason());
         if from != to {
             tracing::info!(?from, ?to, reason, "gateway state");
         }

@@ -61,16 +61,27 @@ impl Step<'_> {
 
     fn stop(&mut self, why: Why, after: Then) {
         let now = self.moment.now;
+        let limits = self.limits.stop(after == Then::End);
         let (step, step_ends) = match &mut self.state.phase {
-            Phase::Stopping { then, .. } => return queue(then, after),
+            Phase::Stopping { then, step, step_ends, .. } => {
+                if after == Then::End {
+                    // There may be less time than when it began.
+                    *step_ends = (*step_ends).min(match step {
+                        StopStep::Draining => now + limits.drain_step,
+                        StopStep::Terminating => now + limits.term,
+                        StopStep::Killing => now + self.limits.kill_wait,
+                    });
+                }
+                return queue(then, after);
+            }
             Phase::Ready { .. } | Phase::Adopted { ready_since: Some(_), .. } if why == Why::Requested => {
                 self.actions.push(Action::Drain);
-                (StopStep::Draining, now + self.limits.drain_step())
+                (StopStep::Draining, now + limits.drain_step)
             }
             // Too early or too late for the RPC: its listener is not up yet, or does not answer.
             phase if phase.probe().is_some() => {
                 self.actions.push(Action::Terminate);
-                (StopStep::Terminating, now + self.limits.term_grace)
+                (StopStep::Terminating, now + limits.term)
             }
             _ => {
                 self.state.phase = if after == Then::End { Phase::ShutDown } else { Phase::Stopped };
@@ -172,7 +183,8 @@ impl Step<'_> {
         };
         match step {
             StopStep::Draining => {
-                (*step, *step_ends) = (StopStep::Terminating, now + self.limits.term_grace);
+                let term = self.limits.stop(*then == Then::End).term;
+                (*step, *step_ends) = (StopStep::Terminating, now + term);
                 self.actions.push(Action::Terminate);
             }
             // Not even SIGKILL ended it, so it hangs in the kernel. We may leave; the kernel finishes the job.

@@ -287,3 +287,20 @@ fn shutdown_ends_everywhere_and_is_final() {
         }
     }
 }
+
+/// A stop that is under way gets no more time than there is when it turns out to be the last one.
+#[test]
+fn a_shutdown_shortens_a_stop_that_is_under_way() {
+    for grace in [secs(8), secs(300)] {
+        let mut walk = Walk::ready();
+        walk.limits = walk.limits.clone().within(grace);
+        assert_eq!(walk.take(Event::Stop), [Action::Drain]);
+        let last = walk.limits.stop(true);
+        let (now, planned) = (walk.now, walk.state.phase.deadline());
+        assert_eq!(planned, Some(now + walk.limits.stop(false).drain_step));
+        walk.take(Event::Shutdown);
+        assert_eq!(walk.state.phase.deadline(), planned.min(Some(now + last.drain_step)));
+        assert_eq!(walk.pass(), [Action::Terminate]);
+        assert_eq!(walk.state.phase.deadline(), Some(walk.now + last.term));
+    }
+}

@@ -7,7 +7,7 @@ use super::stand_in::SECRET;
 use super::*;
 
 /// A rig whose gateway is ready, waits, and can be called.
-async fn callable() -> Rig {
+pub(super) async fn callable() -> Rig {
     let mut rig = Rig::new(&format!("{LOCK}; echo locked; {WAIT}; exit 0")).await;
     rig.config.rpc_secret = Some(Secret::new(SECRET));
     rig.config.limits.revive_after = Duration::ZERO;
@@ -18,7 +18,7 @@ async fn callable() -> Rig {
 }
 
 /// Starts it, and lets it become ready once it can be called.
-async fn started(rig: &Rig) -> GatewayHandle {
+pub(super) async fn started(rig: &Rig) -> GatewayHandle {
     let gateway = rig.start();
     eventually("the lock", || output(&gateway).contains(&"locked".to_owned())).await;
     rig.stand_in.answer(200);
@@ -29,7 +29,7 @@ async fn started(rig: &Rig) -> GatewayHandle {
 const LOCK: &str = "d=../state/tmp/openclaw-$(id -u)
     printf '{\"pid\":%s,\"ownerId\":\"owner-1\",\"port\":1}' $$ > $d/x; mv $d/x $d/gateway.state.lock";
 
-fn silent() -> serde_json::Value {
+pub(super) fn silent() -> serde_json::Value {
     json!({"ready": true, "failing": [], "suppressed": ["telegram"]})
 }
 
@@ -98,6 +98,27 @@ async fn channels_that_cannot_be_started_are_given_up_and_told() {
     // Two accounts, five tries.
     assert_eq!(rig.stand_in.calls("channels.start").len(), 10);
     assert_eq!(given_up.channel_starts, 0);
+    gateway.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_the_gateway_says_has_an_end_and_no_secrets() {
+    let rig = callable().await;
+    rig.stand_in.complain(&format!("{SECRET} {} {SECRET}", "because ".repeat(100_000)));
+    rig.stand_in.say(silent());
+    let gateway = started(&rig).await;
+    let harmless = |words: &str| words.contains("[redacted] because") && !words.contains(SECRET) && words.len() < 2000;
+    let told = until(&gateway, |status| status.reason.contains("could not be started")).await;
+    assert!(harmless(&told.reason), "{}", told.reason);
+    rig.stand_in.refuse(&["channels.start"]);
+    let refused = until(&gateway, |status| status.reason.contains("refused channels.start")).await;
+    assert!(harmless(&refused.reason), "{}", refused.reason);
+    for (refused, busy) in [(true, json!({})), (false, json!({"status": "busy", "reason": SECRET.repeat(1000)}))] {
+        rig.stand_in.refuse(if refused { &["gateway.suspend.prepare"] } else { &[] });
+        rig.stand_in.suspend(busy);
+        let error = gateway.suspend(Duration::ZERO, || false).await.expect_err("refused").to_string();
+        assert!(error.contains("[redacted]") && !error.contains(SECRET) && error.len() < 2000, "{error}");
+    }
     gateway.shutdown().await;
 }
 
@@ -181,79 +202,4 @@ async fn a_crash_loop_says_what_probably_causes_it() {
         assert!(exit.meaning.contains(words) && status.reason.contains(&exit.meaning), "{}", status.reason);
         gateway.shutdown().await;
     }
-}
-
-#[tokio::test]
-async fn a_suspended_gateway_is_left_alone_until_it_is_resumed() {
-    let rig = callable().await;
-    let gateway = rig.start();
-    assert_eq!(gateway.suspend(Duration::ZERO).await, Err(GatewayError::NotReady));
-    assert_eq!(gateway.resume().await, Err(GatewayError::NotSuspended));
-    eventually("the lock", || output(&gateway).contains(&"locked".to_owned())).await;
-    rig.stand_in.answer(200);
-    until_state(&gateway, GatewayState::Ready).await;
-
-    // Busy for longer than anybody waits: what has begun is taken back.
-    let draining = json!({"status": "draining", "suspensionId": "s1", "expiresAtMs": 1_000, "retryAfterMs": 20_000,
-        "blockers": [{"kind": "root-request", "count": 1, "message": "1 active request"}]});
-    rig.stand_in.suspend(draining);
-    let busy = gateway.suspend(Duration::ZERO).await.expect_err("busy");
-    assert_eq!(busy, GatewayError::Occupied("1 active request".into()));
-    assert_eq!(rig.stand_in.calls("gateway.suspend.resume"), [json!({"suspensionId": "s1"})]);
-    assert_eq!(gateway.status().suspension, None);
-
-    rig.stand_in.suspend(json!({"status": "ready", "suspensionId": "s2", "expiresAtMs": 4_000_000_000_000_u64}));
-    let suspended = gateway.suspend(PATIENCE).await.expect("suspended");
-    assert!(suspended.suspension.is_some());
-    let prepared = rig.stand_in.calls("gateway.suspend.prepare").len();
-    gateway.suspend(PATIENCE).await.expect("suspended already");
-    assert_eq!(rig.stand_in.calls("gateway.suspend.prepare").len(), prepared, "once is enough");
-    // What it says of itself then is no trouble, and nothing that needs work is asked of it.
-    rig.stand_in.say(silent());
-    let told = until_state(&gateway, GatewayState::Degraded).await;
-    assert!(told.reason.contains("suspended on request"), "{}", told.reason);
-    let before = rig.stand_in.looks();
-    eventually("more looks", || rig.stand_in.looks() >= before + 3).await;
-    assert_eq!(rig.stand_in.calls("channels.start").len(), 0);
-
-    gateway.resume().await.expect("resumed");
-    assert_eq!(rig.stand_in.calls("gateway.suspend.resume").last(), Some(&json!({"suspensionId": "s2"})));
-    until(&gateway, |status| status.suspension.is_none() && status.channel_starts > 0).await;
-
-    // Another process was never suspended.
-    gateway.suspend(PATIENCE).await.expect("suspended");
-    gateway.restart().await.expect("restarted");
-    assert_eq!(gateway.status().suspension, None);
-    gateway.resume().await.expect("nothing to resume any more");
-    gateway.shutdown().await;
-    assert_eq!(disabled().suspend(PATIENCE).await, Err(GatewayError::Disabled));
-}
-
-#[tokio::test]
-async fn a_suspension_is_renewed_and_ends_by_itself_when_nobody_resumes() {
-    let mut rig = callable().await;
-    rig.config.limits.suspend_renewal = Duration::from_millis(5);
-    let lease = |id: &str, ends: u64| json!({"status": "ready", "suspensionId": id, "expiresAtMs": ends});
-    rig.stand_in.suspend(lease("s1", 4_000_000_000_000));
-    let gateway = started(&rig).await;
-    until_state(&gateway, GatewayState::Ready).await;
-    let first = gateway.suspend(PATIENCE).await.expect("suspended").suspension.expect("a lease");
-    // Its lease is over, as after a pause of the whole machine: the next one has another name.
-    rig.stand_in.suspend(lease("s2", 4_000_000_001_000));
-    let renewed = until(&gateway, |status| status.suspension.as_ref().is_some_and(|now| *now != first)).await;
-    assert_eq!(renewed.suspension.map(|now| now.since), Some(first.since));
-    let asked = rig.stand_in.calls("gateway.suspend.prepare");
-    assert!(asked.iter().all(|params| params["requestId"] == asked[0]["requestId"]), "{asked:?}");
-    gateway.resume().await.expect("resumed");
-    assert_eq!(rig.stand_in.calls("gateway.suspend.resume"), [json!({"suspensionId": "s2"})]);
-    gateway.shutdown().await;
-
-    rig.config.limits.suspend_longest = Duration::ZERO;
-    rig.stand_in.answer(503);
-    let gateway = started(&rig).await;
-    until_state(&gateway, GatewayState::Ready).await;
-    gateway.suspend(PATIENCE).await.expect("suspended");
-    until(&gateway, |status| status.suspension.is_none()).await;
-    eventually("it is resumed", || rig.stand_in.calls("gateway.suspend.resume").len() == 2).await;
-    gateway.shutdown().await;
 }

@@ -27,8 +27,11 @@ struct Shared {
     looks: AtomicUsize,
     /// The answer to whoever wants to suspend it.
     suspension: Mutex<Value>,
-    /// What calls are refused, and the calls that were made.
+    /// What calls are refused or get no answer, and the calls that were made.
     refused: Mutex<Vec<&'static str>>,
+    ignored: Mutex<Vec<&'static str>>,
+    /// What it says to a refused call, and of a channel that does not start; empty: channels start.
+    words: Mutex<String>,
     calls: Mutex<Vec<(String, Value)>>,
     /// Where the script waits.
     ctl: PathBuf,
@@ -46,6 +49,8 @@ impl StandIn {
             looks: AtomicUsize::new(0),
             suspension: Mutex::default(),
             refused: Mutex::default(),
+            ignored: Mutex::default(),
+            words: Mutex::default(),
             calls: Mutex::default(),
             ctl,
             drained: Mutex::new(None),
@@ -82,6 +87,16 @@ impl StandIn {
     /// Refuses these methods from now on.
     pub(super) fn refuse(&self, methods: &[&'static str]) {
         *self.shared.refused.lock().expect("no panic") = methods.to_vec();
+    }
+
+    /// Does not answer to these methods from now on.
+    pub(super) fn ignore(&self, methods: &[&'static str]) {
+        *self.shared.ignored.lock().expect("no panic") = methods.to_vec();
+    }
+
+    /// What to say from now on where something is refused; channels do not start then.
+    pub(super) fn complain(&self, words: &str) {
+        words.clone_into(&mut self.shared.words.lock().expect("no panic"));
     }
 
     /// The parameters of every call of a method so far.
@@ -145,7 +160,11 @@ async fn rpc(stream: TcpStream, shared: &Shared) -> Option<()> {
         let params = &request["params"];
         let method = request["method"].as_str()?;
         shared.calls.lock().ok()?.push((method.to_owned(), params.clone()));
+        if shared.ignored.lock().ok()?.contains(&method) {
+            continue;
+        }
         let mut payload = json!({});
+        let words = shared.words.lock().ok()?.clone();
         let ok = match method {
             refused if shared.refused.lock().ok()?.contains(&refused) => false,
             "channels.status" => {
@@ -155,7 +174,8 @@ async fn rpc(stream: TcpStream, shared: &Shared) -> Option<()> {
                 true
             }
             "channels.start" => {
-                payload = json!({"started": true, "outcome": {"status": "handed-off"}});
+                let status = if words.is_empty() { "handed-off" } else { &words };
+                payload = json!({"started": words.is_empty(), "outcome": {"status": status}});
                 true
             }
             "gateway.suspend.prepare" | "gateway.suspend.status" => {
@@ -173,7 +193,7 @@ async fn rpc(stream: TcpStream, shared: &Shared) -> Option<()> {
         };
         let answer = json!({
             "type": "res", "id": request["id"], "ok": ok, "payload": payload,
-            "error": {"code": "UNAUTHORIZED", "message": "stand-in"},
+            "error": {"code": "UNAUTHORIZED", "message": words},
         });
         for frame in [&tick, &answer] {
             socket.send(Message::text(frame.to_string())).await.ok()?;

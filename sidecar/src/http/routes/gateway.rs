@@ -11,7 +11,7 @@ use super::super::blocking;
 use super::super::body::Body;
 use super::super::error::ApiError;
 use super::super::query::Query;
-use crate::gateway::{GatewayError, Memory};
+use crate::gateway::Memory;
 
 /// What a caller may ask of the gateway.
 #[derive(Debug, Clone, Copy)]
@@ -44,10 +44,9 @@ const LONGEST_IDLE_WAIT: u64 = 300;
 /// `POST /gateway/suspend?wait=`: answers once it is idle and takes no work.
 pub(in super::super) async fn suspend(app: &App, query: &Query) -> Result<Response<Body>, ApiError> {
     let wait = query.number("wait")?.unwrap_or(IDLE_WAIT).min(LONGEST_IDLE_WAIT);
-    if app.configs.as_ref().is_some_and(|configs| configs.report().open.is_some()) {
-        return Err(GatewayError::Occupied("a configuration is on trial".into()).into());
-    }
-    super::json_or_error(&app.gateway.suspend(Duration::from_secs(wait)).await?)
+    let configs = app.configs.clone();
+    let on_trial = move || configs.as_ref().is_some_and(|configs| configs.report().open.is_some());
+    super::json_or_error(&app.gateway.suspend(Duration::from_secs(wait), on_trial).await?)
 }
 
 /// `POST /gateway/resume`.

@@ -65,6 +65,23 @@ impl Redactor {
         lines.join("\n")
     }
 
+    /// The beginning of a text, of about `most` bytes. A secret that crosses its end is replaced as a whole.
+    pub(in super::super) fn excerpt(&self, text: &str, most: usize) -> String {
+        let stop = text.floor_char_boundary(most);
+        // Looking at more of it would take time and change nothing.
+        let seen = &text[..text.floor_char_boundary(stop + self.margin())];
+        let (mut pem, mut lines, mut at) = (Pem::default(), Vec::new(), 0);
+        for line in seen.split('\n') {
+            if at > stop {
+                break;
+            }
+            lines.extend(self.line(line, line.len().min(stop - at), &mut pem));
+            at += line.len() + 1;
+        }
+        let more = if stop < text.len() { "…" } else { "" };
+        format!("{}{more}", lines.join("\n"))
+    }
+
     /// The first `stop` bytes of a line; a secret that crosses the end is replaced as a whole. `None`: the line is a
     /// further part of a key.
     pub(super) fn line(&self, line: &str, stop: usize, pem: &mut Pem) -> Option<String> {

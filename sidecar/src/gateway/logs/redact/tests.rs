@@ -278,3 +278,16 @@ proptest! {
         prop_assert!(whole.starts_with(&line), "{line}\n{whole}");
     }
 }
+
+#[test]
+fn an_excerpt_has_an_end_and_no_half_of_a_secret() {
+    let redactor = Redactor::new(["EXAMPLE-SECRET-VALUE".to_owned()]);
+    let long = format!("{} EXAMPLE-SECRET-VALUE {}", "a".repeat(390), "b".repeat(1 << 20));
+    assert_eq!(redactor.excerpt(&long, 400), format!("{} [redacted]…", "a".repeat(390)));
+    assert_eq!(redactor.excerpt("one\nEXAMPLE-SECRET-VALUE\nthree", 400), "one\n[redacted]\nthree");
+    assert_eq!(redactor.excerpt("one\ntwo\nthree", 7), "one\ntwo…");
+    assert_eq!(redactor.excerpt("ééé", 3), "é…");
+    assert_eq!(redactor.excerpt("", 400), "");
+    // Each occurrence is shorter than before, and still there are no more than so many bytes of the original.
+    assert_eq!(redactor.excerpt(&"EXAMPLE-SECRET-VALUE".repeat(1000), 40), "[redacted][redacted]…");
+}
