@@ -37,7 +37,8 @@ pub(crate) enum Manner {
 }
 
 /// Asks everything to end, then kills it; only kills it when in a hurry. Says whether asking was enough.
-pub(crate) fn end(signals: &Signals, manner: Manner) -> nix::Result<bool> {
+/// `look` is called now and then meanwhile.
+pub(crate) fn end(signals: &Signals, manner: Manner, mut look: impl FnMut()) -> nix::Result<bool> {
     let short = Instant::now() + ASK;
     let until = match manner {
         Manner::Short => Some(short),
@@ -45,18 +46,18 @@ pub(crate) fn end(signals: &Signals, manner: Manner) -> nix::Result<bool> {
         Manner::Hurry => None,
     };
     if let Some(until) = until
-        && round(signals, Signal::SIGTERM, until)?
+        && round(signals, Signal::SIGTERM, until, &mut look)?
     {
         return Ok(true);
     }
-    if !round(signals, Signal::SIGKILL, Instant::now() + KILL)? {
+    if !round(signals, Signal::SIGKILL, Instant::now() + KILL, &mut look)? {
         log::error("processes are left that cannot be killed", &[]);
     }
     Ok(false)
 }
 
 /// Signals everything until nothing is left (true), time is up, or a stop signal asks to hurry.
-fn round(signals: &Signals, signal: Signal, deadline: Instant) -> nix::Result<bool> {
+fn round(signals: &Signals, signal: Signal, deadline: Instant, look: &mut impl FnMut()) -> nix::Result<bool> {
     let mut asked = HashSet::new();
     let asks = signal != Signal::SIGKILL;
     if reap(&mut asked) {
@@ -72,6 +73,7 @@ fn round(signals: &Signals, signal: Signal, deadline: Instant) -> nix::Result<bo
         } else {
             send_children(signal, &mut asked, asks);
         }
+        look();
         let now = Instant::now();
         if now >= deadline {
             return Ok(false);

@@ -63,7 +63,14 @@ pub(crate) fn run(settings: &Settings, signals: &Signals, temporary: Option<&Pat
     watch.keeper.take().into_iter().for_each(Keeper::end);
     let end = end?;
     watch.handover.stop_listening();
-    let in_order = leftovers::end(signals, end.manner).map_err(refused("end what was left"))?;
+    // A gateway that waits for room in its output would not end. A sidecar that was given up may still read.
+    let (handover, mut relief, alone) = (watch.handover, watch.relief, watch.sidecar.is_none());
+    let look = || {
+        if alone {
+            relief.look(Instant::now(), &handover);
+        }
+    };
+    let in_order = leftovers::end(signals, end.manner, look).map_err(refused("end what was left"))?;
     Ok(match end.code {
         Some(code) => code,
         None if in_order => 0,

@@ -31,9 +31,9 @@ pub(crate) async fn run(config: &Config) -> Result<(), MigrateError> {
     let (mut client, connection) = config.connect(NoTls).await.map_err(DbError::from)?;
     let connection = tokio::spawn(connection);
     let result = async {
-        client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).await.map_err(DbError::from)?;
-        // A large table takes as long as it takes, whatever the role's own limit is.
+        // A large table takes as long as it takes, and whoever waits for it too, whatever the role's own limit is.
         client.execute("SET statement_timeout = 0", &[]).await.map_err(DbError::from)?;
+        client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).await.map_err(DbError::from)?;
         let report = embedded::migrations::runner().run_async(&mut client).await?;
         for migration in report.applied_migrations() {
             tracing::info!(migration = %migration, "migration applied");

@@ -2,6 +2,7 @@
 
 use winston_wire::{ConfigIssue, ConfigVerdict, ContentHash, Timestamp, Verdict};
 
+use super::effect::Effect;
 use super::footing::Footing;
 use super::outcome::verdict;
 use super::owner::Owner;
@@ -162,16 +163,19 @@ impl Owner {
                 Ok(())
             }
             Resume::Probation => {
-                let pid = self.status().pid;
-                let standing = if record.was_ready { Standing::Ready } else { Standing::Running };
-                let met = Some(standing).filter(|_| pid.is_some() && pid == record.pid);
+                let (status, effect) = (self.status(), record.effect);
+                // In another container its number may be a new process's.
+                let is_same = status.adopted && status.pid.is_some() && status.pid == record.pid;
+                // Lines that are not on the volume are gone, and their numbers are given out again: what it said of the set is not to be known then.
+                let line = record.line.filter(|line| *line <= self.gateway.last_line());
+                let is_clear = record.was_ready && (line.is_some() || effect == Effect::None);
+                let met = is_same.then_some(if is_clear { Standing::Ready } else { Standing::Running });
                 record.phase = Phase::Probation;
-                let (line, effect) = (record.line, record.effect);
                 let (state, actions) = resumed(&self.limits, met, effect, self.now());
                 let mut trial = self.trial(record, old, new);
-                if let (Some(line), true) = (line, met.is_some()) {
-                    // What it said meanwhile counts. Lines that are not on the volume are numbered anew.
-                    trial.seen_line = if line <= trial.seen_line { line } else { 0 };
+                if let (Some(line), true) = (line, is_same) {
+                    // What it said meanwhile counts.
+                    trial.seen_line = line;
                 }
                 // Whether a process that ended meanwhile had read the candidate is not to be known. The next one reads it, and shows.
                 let status = self.status();

@@ -24,7 +24,7 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self, Message};
 use winston_wire::env::Secret;
 
-use super::logs::{LONGEST_WORDS, Redactor};
+use super::logs::Redactor;
 
 /// Version of the gateway's protocol.
 const PROTOCOL: u32 = 4;
@@ -147,14 +147,17 @@ async fn request(
     }
 }
 
+/// Most bytes that are kept of a refusal's words.
+const LONGEST_REFUSAL: usize = 16 * 1024;
+
 /// The result, if this frame is the answer to request `id`.
 fn answer(frame: Frame, id: &str, method: &str) -> Option<Result<Value, RpcError>> {
     match frame {
         Frame::Res { id: answered, ok, payload, error } if answered == id => Some(if ok {
             Ok(payload)
         } else {
-            // Its words go to our log, and to callers.
-            let words = |text: &str| Redactor::new([]).excerpt(text, LONGEST_WORDS);
+            // Its words go to our log, and to callers: whoever knows the tenant's secrets cuts them to what is shown.
+            let words = |text: &str| Redactor::new([]).excerpt(text, LONGEST_REFUSAL);
             let (code, message) = (words(&error.code), words(&error.message));
             Err(RpcError::Refused { method: method.to_owned(), code, message })
         }),
@@ -208,6 +211,6 @@ mod tests {
         let words = "why ".repeat(100_000);
         let frame = json!({"type": "res", "id": CALL, "ok": false, "error": {"code": words, "message": words}});
         let error = answer(parse(&frame.to_string()), CALL, "x").expect("ours").expect_err("refused");
-        assert!(error.to_string().len() < 3 * LONGEST_WORDS, "{} bytes", error.to_string().len());
+        assert!(error.to_string().len() < 3 * LONGEST_REFUSAL, "{} bytes", error.to_string().len());
     }
 }

@@ -104,8 +104,11 @@ pub(crate) struct StopLimits {
 /// Of the grace that entrypoint gives us, what the rest of our end takes: the log files, and the last changes for control.
 const OUR_END: Duration = Duration::from_secs(3);
 
-/// SIGKILL is not repeated more often.
-const SHORTEST: Duration = Duration::from_millis(100);
+/// The same for answers that are on their way, where there is time for them.
+const LAST_ANSWERS: Duration = Duration::from_secs(5);
+
+/// Shortest time that is worth planning; half of it is the least for a gateway that cannot be asked.
+const LEAST: Duration = Duration::from_secs(2);
 
 // A whole stop fits into the usual grace that entrypoint gives us (`WINSTON_STOP_GRACE_SECONDS`, 25 s).
 impl Default for Limits {
@@ -154,18 +157,26 @@ impl Limits {
     }
 
     /// The same with a last stop that fits into the `grace` that entrypoint gives us. Of a longer one than usual most goes to running turns, and the
-    /// rest to a gateway that cannot be asked. Other stops do not take longer for it: somebody waits for them.
+    /// rest to a gateway that cannot be asked. Other stops do not take longer for it: somebody waits for them. With one that is too short to plan with
+    /// nothing is planned, and entrypoint ends the gateway.
     pub(crate) fn within(self, grace: Duration) -> Self {
         let (usual, whole, left) = (self.stop(false), self.longest_stop(), grace.saturating_sub(OUR_END));
+        if left < LEAST {
+            return self;
+        }
         if let Some(more) = left.checked_sub(whole) {
+            let more = more.saturating_sub(LAST_ANSWERS);
             let (turns, term) = (more / 4 * 3, usual.term + more / 4);
             let (drain, drain_step) = (usual.drain + turns, usual.drain_step + turns);
             return Self { last_stop: Some(StopLimits { drain, drain_step, term }), ..self };
         }
-        let share = |time: Duration| time.mul_f64(left.as_secs_f64() / whole.as_secs_f64());
-        let (drain, drain_step, term) = (share(usual.drain), share(usual.drain_step), share(usual.term));
-        let (kill_wait, sweep) = (share(self.kill_wait).max(SHORTEST), share(self.sweep).max(SHORTEST));
-        Self { last_stop: Some(StopLimits { drain, drain_step, term }), kill_wait, sweep, ..self }
+        // SIGKILL and what is left behind take no time as a rule.
+        let time = left - (self.kill_wait + self.sweep).min(left / 4);
+        let share = |part: Duration| time.mul_f64(part.as_secs_f64() / (usual.drain_step + usual.term).as_secs_f64());
+        let term = share(usual.term).max(LEAST / 2);
+        let drain_step = time - term;
+        let drain = usual.drain.mul_f64(drain_step.as_secs_f64() / usual.drain_step.as_secs_f64());
+        Self { last_stop: Some(StopLimits { drain, drain_step, term }), ..self }
     }
 }
 
@@ -178,16 +189,20 @@ mod tests {
         let usual = Limits::default();
         let secs = Duration::from_secs;
         assert_eq!(usual.clone().within(secs(25)).stop(true), usual.stop(true));
-        for grace in [4, 8, 15, 24, 25, 26, 30, 300, 3600] {
+        for grace in [5, 6, 8, 15, 24, 25, 26, 30, 300, 3600] {
             let limits = usual.clone().within(secs(grace));
-            let (stop, whole) = (limits.stop(true), limits.longest_stop() + OUR_END);
-            assert!(whole <= secs(grace) + 2 * SHORTEST && whole + secs(1) > secs(grace), "{grace}: {whole:?}");
-            assert!(stop.drain < stop.drain_step && stop.term > Duration::ZERO, "{grace}: {stop:?}");
-            // What somebody waits for stays as it is.
-            assert_eq!(limits.stop(false), usual.stop(false));
+            let stop = limits.stop(true);
+            assert!(stop.drain_step + stop.term + OUR_END < secs(grace), "{grace}: {stop:?}");
+            assert!(stop.drain < stop.drain_step && stop.term >= secs(1), "{grace}: {stop:?}");
+            // What somebody waits for, and what comes after a crash, stays as it is.
+            assert_eq!(
+                (limits.stop(false), limits.kill_wait, limits.sweep),
+                (usual.stop(false), usual.kill_wait, usual.sweep)
+            );
         }
         assert!(usual.clone().within(secs(300)).stop(true).drain > secs(200));
-        let none = usual.within(Duration::ZERO);
-        assert_eq!((none.stop(true).drain_step, none.kill_wait), (Duration::ZERO, SHORTEST));
+        for grace in [0, 1, 4] {
+            assert_eq!(usual.clone().within(secs(grace)).stop(true), usual.stop(true));
+        }
     }
 }
