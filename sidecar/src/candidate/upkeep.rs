@@ -17,13 +17,10 @@ use super::{Answer, Origin, Submission, SubmitError, owned, rejected, swap};
 use crate::edits::{Author, EditError, Edits, Look, Precondition, hash_of};
 use crate::failpoint;
 use crate::fs::{FsError, TenantPath};
-use crate::gateway::Writer;
+use crate::gateway::{CONFIG_EXIT, Writer};
 
 /// Pause after something that could not be done.
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
-
-/// Exit code of a gateway that refuses its configuration, and of other troubles.
-const REFUSES: i32 = 78;
 
 /// Orders that are carried out before others get a turn.
 const MOST_ORDERS: usize = 4;
@@ -97,9 +94,9 @@ impl Owner {
         };
         let drifted = self.drifted(hash).await;
         let status = self.status();
-        // Its own words say what else is wrong. What was found around it is surely that, and nothing here.
+        // Its own words name another trouble. One that was found around it has no line as evidence, and is surely not the configuration's fault.
         let is_doubtful = status.last_exit.as_ref().is_some_and(|exit| {
-            exit.cause == ExitCause::Failed && exit.code == Some(REFUSES) && exit.evidence.is_some()
+            exit.cause == ExitCause::Failed && exit.code == Some(CONFIG_EXIT) && exit.evidence.is_some()
         });
         let exit = status.last_exit.map(|exit| (exit.at, exit.cause));
         let ended = exit.map(|(at, _)| at);

@@ -76,7 +76,7 @@ impl Unreadable {
 }
 
 /// Exit code of a configuration error, and of more.
-pub(super) const CONFIG: i32 = 78;
+pub(crate) const CONFIG: i32 = 78;
 
 pub(super) const SIGKILL: i32 = 9;
 

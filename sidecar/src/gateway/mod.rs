@@ -71,6 +71,7 @@ pub(crate) use self::backoff::Backoff;
 pub(crate) use self::cli::{Cli, Said, Unsaid};
 use self::descendants::Realm;
 pub(crate) use self::env::inherited as inherited_environment;
+pub(crate) use self::exit::CONFIG as CONFIG_EXIT;
 pub(crate) use self::handle::GatewayHandle;
 use self::logs::Logs;
 pub(crate) use self::logs::{
