@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use winston_tests::process::{TEST_TOKEN, skip};
+use winston_tests::process::{TEST_TOKEN, find_processes, skip};
 use winston_tests::sidecar::{Setup, Sidecar};
 use winston_tests::stream::Stream;
 use winston_tests::wait::{eventually, within};
@@ -19,14 +19,27 @@ const FAKE_KEY: &str = "sk-ant-api03-FAKE0FAKE1FAKE2FAKE3FAKE4FAKE5";
 /// A sidecar whose gateway is a shell script. Its descriptor 3 is a FIFO: who reads a line of it waits for the test.
 struct Rig {
     setup: Setup,
+    script: Script,
+}
+
+/// A gateway goes on when its sidecar is killed, and a script that waits for the test would wait for ever. The tenant's directory is in its environment.
+struct Script(PathBuf);
+
+impl Drop for Script {
+    fn drop(&mut self) {
+        let home = format!("HOME={}", self.0.join(".home").display());
+        for process in find_processes(|process| process.environment.contains(&home)).unwrap_or_default() {
+            let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
+        }
+    }
 }
 
 impl Rig {
     fn new(script: &str) -> Result<Self> {
         let setup = Setup::new()?;
-        let rig = Self { setup };
+        let (program, data) = (setup.outside().join("openclaw"), setup.data().to_owned());
+        let rig = Self { setup, script: Script(data) };
         nix::unistd::mkfifo(&rig.ctl(), nix::sys::stat::Mode::from_bits_truncate(0o666))?;
-        let program = rig.setup.outside().join("openclaw");
         winston_tests::process::write_program(
             &program,
             &format!("#!/bin/bash\nexec 3<>{}\n{script}\n", rig.ctl().display()),
@@ -35,12 +48,12 @@ impl Rig {
         std::fs::create_dir(&state)?;
         std::fs::write(state.join("openclaw.json"), "{}")?;
         let program = program.to_str().context("path")?.to_owned();
-        let setup = rig.setup.env("WINSTON_GATEWAY", "on").env("WINSTON_OPENCLAW_BIN", &program);
-        Ok(Self { setup: setup.env("OPENCLAW_GATEWAY_PORT", "9") })
+        let rig = rig.env("WINSTON_GATEWAY", "on").env("WINSTON_OPENCLAW_BIN", &program);
+        Ok(rig.env("OPENCLAW_GATEWAY_PORT", "9"))
     }
 
     fn env(self, name: &str, value: &str) -> Self {
-        Self { setup: self.setup.env(name, value) }
+        Self { setup: self.setup.env(name, value), ..self }
     }
 
     fn ctl(&self) -> PathBuf {
@@ -360,7 +373,8 @@ fn a_full_volume_costs_the_file_only() -> Result<()> {
     let script = "mkdir -p .openclaw && echo {} > .openclaw/openclaw.json";
     let rig = match rig.setup.volume("3m", script)? {
         Ok(setup) => {
-            Rig { setup: setup.env("WINSTON_GATEWAY_LOG_FILE_BYTES", "262144").env("WINSTON_GATEWAY_LOG_FILES", "50") }
+            let setup = setup.env("WINSTON_GATEWAY_LOG_FILE_BYTES", "262144").env("WINSTON_GATEWAY_LOG_FILES", "50");
+            Rig { setup, script: rig.script }
         }
         Err(why) => {
             skip("a_full_volume_costs_the_file_only", &why);
